@@ -1,0 +1,108 @@
+"""Writing files so that a final name is never incomplete: sibling temporary, fsync, rename, fsync the folder."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from mats.errors import OutOfSpace, OutputExists, WorkFailed
+
+CHUNK = 1 << 22  # bytes read at a time when hashing
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names inside `folder` durable (a rename is atomic, but durable only after this)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, whole or not at all.
+
+    Raises:
+        OutOfSpace: the disk is full.
+        WorkFailed: any other I/O error, with the path.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise explain_os_error(error, path) from error
+
+
+def write_json_atomically(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON with sorted keys, whole or not at all."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_bytes_atomically(path, (text + "\n").encode())
+
+
+def publish_folder(temporary: Path, final: Path, *, overwrite: bool = False) -> None:
+    """Give a finished folder its final name. An existing `final` is replaced only with `overwrite`.
+
+    Raises:
+        OutputExists: `final` exists and `overwrite` is false.
+    """
+    if final.exists() or final.is_symlink():
+        if not overwrite:
+            raise OutputExists(f"{final}: exists already; choose another output or pass --overwrite")
+        discarded = final.with_name(f".{final.name}.{os.getpid()}.old")
+        os.replace(final, discarded)
+        os.replace(temporary, final)
+        fsync_folder(final.parent)
+        if discarded.is_dir() and not discarded.is_symlink():
+            shutil.rmtree(discarded)
+        else:
+            discarded.unlink()
+        return
+    os.replace(temporary, final)
+    fsync_folder(final.parent)
+
+
+@contextmanager
+def exclusive(lock_path: Path) -> Iterator[None]:
+    """Hold `lock_path` for this process; the kernel frees it when the process ends, however it ends.
+
+    Raises:
+        OutputExists: another process holds it.
+    """
+    lock_path.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock_path, "a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputExists(f"{lock_path.parent}: another run is writing here; wait for it or choose another output") from error
+        yield
+
+
+def checksum_file(path: Path) -> str:
+    """`xxh3_128:<hex>` of a file's bytes."""
+    digest = xxhash.xxh3_128()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return f"xxh3_128:{digest.hexdigest()}"
+
+
+def explain_os_error(error: OSError, path: Path) -> WorkFailed:
+    """The one-line error for an `OSError` met at `path`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutOfSpace(f"{path}: no space left on the device; free some or choose another output")
+    return WorkFailed(f"{path}: {error.strerror or error}")
