@@ -1,0 +1,58 @@
+"""One batch of examples, as every model family of `mats` takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Task = Literal["text_classification", "image_classification", "text_to_text", "language_modeling"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tensors of B examples with what is needed to score them and to tell padding from data.
+
+    Attributes:
+        inputs: Keyword arguments of the model's forward, without labels (`decoder_input_ids` included for text_to_text).
+        example_ids: One stable id per example; sampling and stores rely on them.
+        task: What the model is asked to do.
+        input_mask: bool [B, T_in], True at real tokens; None where every position counts (images).
+        target_mask: bool [B, T_out], True at real target tokens (text_to_text); None otherwise.
+        labels: int64 [B] classes; [B, T_out] target ids with -100 at padding (text_to_text); [B, T] aligned with
+            `input_ids` (not shifted), -100 where not scored (language_modeling).
+        choices: int64 [B, K, T_c] answer choices with -100 at padding, for rank classification; None otherwise.
+        gold: int64 [B], index of the right choice; None otherwise.
+    """
+
+    inputs: dict[str, Tensor]
+    example_ids: tuple[str, ...]
+    task: Task
+    input_mask: Tensor | None
+    target_mask: Tensor | None
+    labels: Tensor
+    choices: Tensor | None = None
+    gold: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of examples."""
+        return len(self.example_ids)
+
+    def to(self, device: str | torch.device) -> Batch:
+        """The same batch with all of its tensors on `device`."""
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return replace(
+            self,
+            inputs={name: tensor.to(device) for name, tensor in self.inputs.items()},
+            input_mask=moved(self.input_mask),
+            target_mask=moved(self.target_mask),
+            labels=self.labels.to(device),
+            choices=moved(self.choices),
+            gold=moved(self.gold),
+        )
