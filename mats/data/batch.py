@@ -16,7 +16,7 @@ class Batch:
     """Tensors of B examples with what is needed to score them and to tell padding from data.
 
     Attributes:
-        inputs: Keyword arguments of the model's forward, without labels (`decoder_input_ids` included for text_to_text).
+        inputs: Keyword arguments of the model's forward, without labels (for text_to_text with `decoder_input_ids`).
         example_ids: One stable id per example; sampling and stores rely on them.
         task: What the model is asked to do.
         input_mask: bool [B, T_in], True at real tokens; None where every position counts (images).
