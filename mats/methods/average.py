@@ -1,0 +1,52 @@
+"""Weighted average: Σ w_i θ_i / Σ w_i (model soups, arXiv 2203.05482), the minimiser of Σ w_i ‖θ − θ_i‖²."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from mats.errors import RequestError, ShapeMismatch
+from mats.methods.elementwise import SinglePass, is_mergeable, numbered, working_dtype
+from mats.methods.settings import ElementwiseSettings
+
+
+class AverageSettings(ElementwiseSettings):
+    """Average of the models, by their weights (default 1 each), which are divided by their sum."""
+
+    needs_base: ClassVar[bool] = False
+    method: Literal["average"] = "average"
+
+    def build(self, model_weights: Sequence[float]) -> AverageMerge:
+        """The average of models with these weights."""
+        return AverageMerge(model_weights)
+
+
+class AverageMerge(SinglePass):
+    """Σ w_i θ_i / Σ w_i, one model at a time."""
+
+    def __init__(self, model_weights: Sequence[float]) -> None:
+        total = sum(model_weights)
+        if not abs(total) > 1e-12 * sum(abs(weight) for weight in model_weights):
+            raise RequestError(
+                f"average: the models' weights {list(model_weights)} sum to {total:g}; they must not sum to 0"
+            )
+        self.shares = tuple(weight / total for weight in model_weights)
+
+    def merge(self, name: str, base: Tensor | None, models: Iterable[Tensor]) -> Tensor:
+        """See `ElementwiseMerge.merge`; without a base, what is not floating point is taken from the first model."""
+        if base is not None and not is_mergeable(base.dtype):
+            return base
+        merged: Tensor | None = None
+        tensors = iter(models)
+        first = next(tensors, None)
+        if first is None or not is_mergeable(first.dtype):
+            if first is None:
+                raise ShapeMismatch(f"{name}: 0 tensors given for {len(self.shares)} models that have weights")
+            return first
+        merged = first.to(working_dtype(first.dtype)).mul_(self.shares[0])
+        del first
+        for index, tensor in numbered(name, merged.shape, tensors, len(self.shares) - 1):
+            merged.add_(tensor, alpha=self.shares[index + 1])
+        return merged

@@ -1,0 +1,150 @@
+"""Merges that work entry by entry: one tensor of one model in memory at a time, accumulated in fp32 or better.
+
+The life of an `ElementwiseMerge`, driven by the engine:
+
+    merge = elementwise(settings, model_weights)
+    merge.prepare(reader, base_reader, names, progress, sampler=sampler)     # a global pre-pass, where one is needed
+    for name in names:
+        write(name, merge.merge(name, base, models))                        # `models`: a generator, consumed once
+    for name in merge.deferred():                                           # what the whole had to be seen for
+        rewrite(name, merge.merge(name, base, models))
+
+`names` are the parameters that the method is responsible for and that every model has; whatever is not floating point
+is returned as the base has it (`is_mergeable` tells, so that the engine can report it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mats.errors import RequestError, ShapeMismatch
+from mats.methods.settings import ElementwiseSettings, MethodSettingsBase
+from mats.progress import Progress
+
+ModelReader = Callable[[int, str], Tensor]
+"""`reader(model_index, name)`: a fresh tensor that the merge may overwrite."""
+BaseReader = Callable[[str], Tensor]
+"""`base_reader(name)`: a fresh tensor that the merge may overwrite."""
+
+CHUNK = 1 << 17  # entries worked on at a time: a few fp32 buffers of this length stay in the second-level cache
+
+
+class Sampler(Protocol):
+    """Reads a small part of a tensor without reading the rest; it makes a global threshold one pass cheaper."""
+
+    def numel(self, name: str) -> int:
+        """How many entries tensor `name` has."""
+
+    def sample(self, model: int | None, name: str, count: int) -> Tensor:
+        """About `count` entries of tensor `name` of a model (None: of the base), flat, in blocks spread evenly.
+
+        The places depend on the tensor's size and on `count` alone: entry j is the same place in every model.
+        """
+
+
+class ElementwiseMerge(Protocol):
+    """One elementwise method at work on one set of models."""
+
+    restarts: bool
+    """True: the end result depends on what `merge` saw of all tensors, so a resumed run merges every tensor again."""
+
+    def prepare(
+        self,
+        reader: ModelReader,
+        base_reader: BaseReader,
+        names: Sequence[str],
+        progress: Progress,
+        *,
+        sampler: Sampler | None = None,
+    ) -> None:
+        """Look at all tensors before the first `merge`, if the method must (TIES: thresholds of whole models)."""
+
+    def merge(self, name: str, base: Tensor | None, models: Iterable[Tensor]) -> Tensor:
+        """The merged tensor, in fp32 (fp64 if an input is); the tensors given may be overwritten.
+
+        Args:
+            name: the parameter's name.
+            base: the base model's tensor; None where the method needs none and there is none.
+            models: each model's tensor, in the order of the weights, produced when asked for and dropped at once.
+
+        Raises:
+            ShapeMismatch: a model's tensor has another shape, or the number of models is not that of the weights.
+        """
+
+    def deferred(self) -> tuple[str, ...]:
+        """After the last `merge`: the tensors that must be merged once more, now that the whole has been seen."""
+
+
+class SinglePass:
+    """Base of merges that see each tensor once and need no look at the whole."""
+
+    restarts = False
+
+    def prepare(
+        self,
+        reader: ModelReader,
+        base_reader: BaseReader,
+        names: Sequence[str],
+        progress: Progress,
+        *,
+        sampler: Sampler | None = None,
+    ) -> None:
+        """Nothing to look at beforehand."""
+
+    def deferred(self) -> tuple[str, ...]:
+        """Nothing to merge again."""
+        return ()
+
+
+def elementwise(settings: MethodSettingsBase, model_weights: Sequence[float]) -> ElementwiseMerge:
+    """The merge for `settings`, with one weight per model.
+
+    Raises:
+        RequestError: the method is not elementwise, there is no model, or the weights do not fit the method.
+    """
+    if not isinstance(settings, ElementwiseSettings):
+        raise RequestError(f"method {settings.name!r} does not work entry by entry; it needs the solver and metadata")
+    if not model_weights:
+        raise RequestError(f"method {settings.name!r}: 0 models given; at least one is needed")
+    return settings.build(tuple(float(weight) for weight in model_weights))
+
+
+def is_mergeable(dtype: torch.dtype) -> bool:
+    """Whether tensors of this dtype are merged; integer and boolean buffers are taken from the base instead."""
+    return dtype.is_floating_point
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype sums are kept in: fp32, or fp64 where the input is fp64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def numbered(name: str, shape: torch.Size, models: Iterable[Tensor], count: int) -> Iterator[tuple[int, Tensor]]:
+    """`models` with their indices, each checked to have `shape`, and exactly `count` of them.
+
+    Raises:
+        ShapeMismatch: another shape, or another number of models.
+    """
+    index = -1
+    for index, tensor in enumerate(models):
+        if index >= count:
+            raise ShapeMismatch(f"{name}: more tensors given than the {count} models that have weights")
+        if tensor.shape != shape:
+            raise ShapeMismatch(f"{name}: model {index} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+        yield index, tensor
+        del tensor  # the next model is read only when this one can be freed
+    if index + 1 != count:
+        raise ShapeMismatch(f"{name}: {index + 1} tensors given for {count} models that have weights")
+
+
+def require_base(method: str, name: str, base: Tensor | None) -> Tensor:
+    """`base`, or the error that tells why it is needed."""
+    if base is None:
+        raise RequestError(
+            f"{method}: {name}: task vectors are differences from a base model, and none is given (`base:`)"
+        )
+    return base

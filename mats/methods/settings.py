@@ -1,0 +1,62 @@
+"""What every method's settings have in common: frozen, strict, and registered under the word users write.
+
+A method is added by writing one file that subclasses `MethodSettingsBase` with a `method: Literal["name"] = "name"`
+field, and by naming the class in the union of `mats.methods.registry`.
+"""
+
+from __future__ import annotations
+
+import typing
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from mats.methods.elementwise import ElementwiseMerge
+
+_REGISTERED: dict[str, type[MethodSettingsBase]] = {}
+
+
+class MethodSettingsBase(BaseModel):
+    """Settings of one merge method. Subclasses with a `method: Literal[...]` field register under that word."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    needs_base: ClassVar[bool] = True
+    """Whether the method cannot work without a base model."""
+    statistics: ClassVar[tuple[str, ...]] = ()
+    """The statistics of the metadata store that the method can use; empty for data-free methods."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Register the subclass; two classes under one word are a fault of the program, found at import."""
+        super().__pydantic_init_subclass__(**kwargs)
+        field = cls.model_fields.get("method")
+        if field is None or typing.get_origin(field.annotation) is not typing.Literal:
+            return  # an intermediate base class
+        (word,) = typing.get_args(field.annotation)
+        known = _REGISTERED.setdefault(word, cls)
+        if known.__qualname__ != cls.__qualname__:
+            raise TypeError(
+                f"method {word!r} is registered by {known.__qualname__} already; {cls.__qualname__} needs another name"
+            )
+
+    @property
+    def name(self) -> str:
+        """The word users write: `average`, `ties`, …"""
+        return str(self.method)  # type: ignore[attr-defined]
+
+
+class ElementwiseSettings(MethodSettingsBase):
+    """Settings of a method that works entry by entry and streams tensor by tensor, model by model, without data."""
+
+    @abstractmethod
+    def build(self, model_weights: Sequence[float]) -> ElementwiseMerge:
+        """The merge with these settings for models of these weights, in the order in which models will be given."""
+
+
+def registered_settings() -> dict[str, type[MethodSettingsBase]]:
+    """Every settings class by its word, in the order of registration."""
+    return dict(_REGISTERED)

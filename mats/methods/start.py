@@ -1,0 +1,18 @@
+"""The start points x0 a quadratic method can take: every elementwise method, and the base itself."""
+
+from __future__ import annotations
+
+from typing import Annotated, Union
+
+from pydantic import Field
+
+from mats.methods.average import AverageSettings
+from mats.methods.base import BaseSettings
+from mats.methods.task_arithmetic import TaskArithmeticSettings
+from mats.methods.ties import TiesSettings
+
+StartSettings = Annotated[
+    Union[BaseSettings, AverageSettings, TaskArithmeticSettings, TiesSettings],  # noqa: UP007 (pydantic reads it at run time)
+    Field(discriminator="method"),
+]
+"""Settings of a start point, told apart by the word under `method`."""

@@ -1,0 +1,48 @@
+"""Task arithmetic: θ0 + scale · Σ w_i (θ_i − θ0) (arXiv 2212.04089)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mats.methods.elementwise import SinglePass, is_mergeable, numbered, require_base, working_dtype
+from mats.methods.settings import ElementwiseSettings
+
+
+class TaskArithmeticSettings(ElementwiseSettings):
+    """The base plus the scaled sum of the task vectors, each times its model's weight; weights are not normalised."""
+
+    method: Literal["task_arithmetic"] = "task_arithmetic"
+    scale: float = Field(default=0.3, description="Factor of the summed task vectors; any real number, default 0.3.")
+
+    def build(self, model_weights: Sequence[float]) -> TaskArithmeticMerge:
+        """Task arithmetic on models with these weights (a negative weight subtracts a task)."""
+        return TaskArithmeticMerge(self.scale, model_weights)
+
+
+class TaskArithmeticMerge(SinglePass):
+    """θ0 + Σ scale · w_i · (θ_i − θ0), one model at a time."""
+
+    def __init__(self, scale: float, model_weights: Sequence[float]) -> None:
+        self.factors = tuple(scale * weight for weight in model_weights)
+
+    def merge(self, name: str, base: Tensor | None, models: Iterable[Tensor]) -> Tensor:
+        """See `ElementwiseMerge.merge`. The small differences are summed first and meet the base once, at the end."""
+        base = require_base("task_arithmetic", name, base)
+        if not is_mergeable(base.dtype):
+            return base
+        base = base.to(working_dtype(base.dtype))
+        change: Tensor | None = None
+        for index, tensor in numbered(name, base.shape, models, len(self.factors)):
+            task_vector = tensor.to(torch.promote_types(tensor.dtype, base.dtype)).sub_(base)
+            if change is None:
+                change = task_vector.mul_(self.factors[index])
+            else:
+                change.add_(task_vector, alpha=self.factors[index])
+            del tensor, task_vector
+        assert change is not None  # `numbered` has checked the number of models
+        return change.add_(base)

@@ -1,0 +1,119 @@
+"""What a merge tells about itself: the types of `report.json` and `run.json`.
+
+`report.json` holds nothing that differs from run to run, so that the same merge gives the same bytes; times, memory and
+versions are in `run.json`. The engine fills these structures, everything else in this room only reads them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import NotRequired, TypedDict
+
+from mats.errors import RequestError
+
+SCHEMA_VERSION = 1
+
+
+class ModelEntry(TypedDict):
+    """One model that was merged."""
+
+    name: str
+    path: str
+    weight: float
+    fingerprint: NotRequired[str | None]
+    metadata: NotRequired[str | None]  # the store used, None: data-free
+    examples: NotRequired[int | None]  # how many examples the store was measured on
+
+
+class ParameterCounts(TypedDict):
+    """Numbers of scalar parameters."""
+
+    total: int
+    by_rule: dict[
+        str, int
+    ]  # "kfac", "input_gram", "block", "diagonal", a method's name, "init", "base", "not_floating"
+
+
+class LayerEntry(TypedDict):
+    """The certificate of one layer, or of a parameter solved alone; None where a quantity does not exist."""
+
+    name: str  # the weight's name in the checkpoint
+    rule: str
+    shape: list[int]
+    iterations: NotRequired[int | None]
+    relative_residual: NotRequired[float | None]  # recomputed, not the recurrence
+    converged: NotRequired[bool | None]
+    stop_reason: NotRequired[str | None]
+    anchor: NotRequired[float | None]  # μ
+    movement: NotRequired[float | None]  # ‖Δ‖ / max_i ‖W_i − x0‖
+    null_share: NotRequired[float | None]  # share of ‖Δ‖² in the numerical null space of ΣC
+    loss_before: NotRequired[dict[str, float] | None]  # each model's quadratic at x0, by model name
+    loss_after: NotRequired[dict[str, float] | None]  # the same at the solution
+    rounding_loss: NotRequired[float | None]  # Σ_i λ_i of the quadratic of the rounding to the output dtype
+    fallback_reason: NotRequired[str | None]  # why not the first rule of `fallback`
+
+
+class Report(TypedDict):
+    """`report.json`."""
+
+    schema_version: int
+    mats_version: str
+    method: str
+    base: str | None
+    base_fingerprint: NotRequired[str | None]
+    models: list[ModelEntry]
+    settings: dict[str, Any]
+    recipe: NotRequired[dict[str, Any]]  # as resolved
+    dtype: NotRequired[str | None]  # of the output
+    parameters: ParameterCounts
+    layers: list[LayerEntry]
+    missing: dict[str, list[str]]  # model → names the base has and the model lacks
+    extra: dict[str, list[str]]  # model → names the model has and the base lacks
+    tied: NotRequired[list[list[str]]]  # names that share one tensor
+    not_floating: NotRequired[list[str]]  # names taken from the base because they are not floating point
+    notes: NotRequired[list[str]]  # what a user should know, one sentence each
+
+
+class RunInfo(TypedDict, total=False):
+    """`run.json`: what differs from run to run."""
+
+    seconds: float
+    peak_memory_bytes: int | None
+    device: str
+    started: str
+    versions: dict[str, str]
+
+
+_REPORT: TypeAdapter[Report] = TypeAdapter(Report)
+
+
+def validate_report(value: Any, *, source: str = "report") -> Report:
+    """`value` as a `Report`, for reports read from disk.
+
+    Raises:
+        RequestError: it is not one, or of a newer schema; `source` says where it came from.
+    """
+    version = value.get("schema_version") if isinstance(value, Mapping) else None
+    if version != SCHEMA_VERSION:
+        raise RequestError(f"{source}: schema_version is {version!r}, this version of mats reads {SCHEMA_VERSION}")
+    try:
+        return _REPORT.validate_python(value)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise RequestError(f"{source}: {where}: {fault['msg']} (received {fault['input']!r})") from error
+
+
+def without_non_finite(value: Any) -> Any:
+    """`value` with NaN and infinities replaced by None, which is what JSON has for "no number"."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): without_non_finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_non_finite(item) for item in value]
+    return value
