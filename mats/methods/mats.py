@@ -1,0 +1,25 @@
+"""MaTS: Σ λ_i G_i (W − W_i) A_i = 0 by conjugate gradients, models matched in their task subspaces (arXiv 2312.04339)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from mats.methods.quadratic import Curvature, QuadraticSettings
+from mats.methods.start import StartSettings
+from mats.methods.task_arithmetic import TaskArithmeticSettings
+
+
+class MatsSettings(QuadraticSettings):
+    """K-FAC curvature where the metadata hold it, then what they do hold, then the start."""
+
+    statistics: ClassVar[tuple[str, ...]] = ("input_gram", "output_gram", "block", "diagonal")
+    method: Literal["mats"] = "mats"
+    init: StartSettings = Field(
+        default=TaskArithmeticSettings(scale=0.3), description="The start x0; default task_arithmetic, scale 0.3."
+    )
+    fallback: tuple[Curvature, ...] = Field(
+        default=("kfac", "input_gram", "block", "diagonal", "init"),
+        description="Default kfac, input_gram, block, diagonal, init.",
+    )

@@ -1,0 +1,106 @@
+"""Settings shared by the methods that minimise a sum of quadratics (docs/ideas.md): what C_i is, where the solve starts.
+
+    L(W) = Σ_i λ_i ½⟨W − W_i, C_i (W − W_i)⟩ + ½ μ‖W − x0‖²,     μ = anchor · Σ_i λ_i · mean diagonal of C_i
+
+A method differs from its siblings in which curvature it prefers (`fallback`) and in its defaults, not in its code.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Union
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mats.methods.settings import MethodSettingsBase
+from mats.methods.start import StartSettings
+
+Curvature = Literal["kfac", "input_gram", "block", "diagonal", "identity", "init"]
+"""What C_i can be for one parameter: G_i ⊗ A_i, I ⊗ A_i, a dense block, a diagonal, the identity, or nothing (x0)."""
+
+STATISTICS_OF: dict[str, tuple[str, ...]] = {
+    "kfac": ("input_gram", "output_gram"),
+    "input_gram": ("input_gram",),
+    "block": ("block",),
+    "diagonal": ("diagonal",),
+    "identity": (),
+    "init": (),
+}
+"""The statistics of the store that each curvature reads."""
+
+LayerKind = Literal["linear", "conv1d", "conv2d", "embedding"]
+
+
+class SolverChoice(BaseModel):
+    """How the systems of kfac and input_gram (and, by `cg`, all others) are solved."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: Literal["auto", "pcg", "cg", "direct"] = Field(
+        default="auto",
+        description="auto: closed form where there is one, else pcg; pcg: Kronecker-preconditioned; cg: as published; default auto.",
+    )
+    tolerance: float = Field(
+        default=1e-4, ge=0, lt=1, description="Relative residual to reach, in [0, 1); default 1e-4."
+    )
+    max_iterations: int = Field(default=200, ge=1, description="Iterations at most, ≥ 1; default 200.")
+    precision: Literal["float32", "float64"] = Field(
+        default="float32", description="Number format of the iteration; closed forms use float64; default float32."
+    )
+
+
+class QuadraticSettings(MethodSettingsBase):
+    """Base of the settings of fisher, regmean and mats; see each for its defaults."""
+
+    needs_base: ClassVar[bool] = False  # the start may need one; the engine asks it
+
+    init: StartSettings = Field(description="The start x0: what directions without curvature keep.")
+    outside: Union[StartSettings, None] = Field(  # noqa: UP007 (pydantic reads it at run time)
+        default=None, description="How parameters without curvature are merged; default: as init."
+    )
+    fallback: tuple[Curvature, ...] = Field(
+        description="Curvatures in order of preference; each parameter takes the first that all models' metadata allow."
+    )
+    solver: SolverChoice = Field(default=SolverChoice(), description="How the systems are solved.")
+    anchor: float = Field(
+        default=0.1, ge=0, description="μ ÷ Σ_i λ_i mean diagonal of C_i: the pull toward the start, ≥ 0; default 0.1."
+    )
+    radius: Union[float, None] = Field(  # noqa: UP007
+        default=None,
+        gt=0,
+        description="Longest move from the start, in distances of the farthest model, > 0; default: no bound.",
+    )
+    scaling: Literal["examples", "tokens", "unit"] = Field(
+        default="examples",
+        description=(
+            "examples: C_i is a mean over examples (K-FAC: A·G ÷ (N·T)); tokens: A and G each ÷ their own tokens, as "
+            "published; unit: as examples, then mean diagonal 1; default examples."
+        ),
+    )
+    shrinkage: Union[float, Literal["ledoit_wolf", "oas"], None] = Field(  # noqa: UP007
+        default=None,
+        description="Pull of A and G toward scaled identity: a share in [0, 1], ledoit_wolf or oas; default none.",
+    )
+    off_diagonal: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Factor of the off-diagonal entries of A, G and blocks, in [0, 1]; default 1.",
+    )
+    floor: float = Field(
+        default=0.0,
+        ge=0,
+        description="Smallest diagonal Fisher entry, absolute, ≥ 0; default 0 (the anchor does this, relatively).",
+    )
+    fold_bias: bool = Field(
+        default=True,
+        description="Solve a bias with its weight where the metadata hold the homogeneous coordinate; default true.",
+    )
+    layer_kinds: tuple[LayerKind, ...] = Field(
+        default=("linear", "conv1d", "conv2d", "embedding"),
+        description="Layers whose Grams are used; default all kinds.",
+    )
+
+    @property
+    def outside_settings(self) -> StartSettings:
+        """How parameters without curvature are merged."""
+        return self.init if self.outside is None else self.outside
