@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from mats.errors import RequestError, ShapeMismatch
+from mats.errors import RequestError
 from mats.methods.elementwise import SinglePass, is_mergeable, numbered, working_dtype
 from mats.methods.settings import ElementwiseSettings
 
@@ -38,15 +38,15 @@ class AverageMerge(SinglePass):
         """See `ElementwiseMerge.merge`; without a base, what is not floating point is taken from the first model."""
         if base is not None and not is_mergeable(base.dtype):
             return base
+        shape = None if base is None else base.shape
         merged: Tensor | None = None
-        tensors = iter(models)
-        first = next(tensors, None)
-        if first is None or not is_mergeable(first.dtype):
-            if first is None:
-                raise ShapeMismatch(f"{name}: 0 tensors given for {len(self.shares)} models that have weights")
-            return first
-        merged = first.to(working_dtype(first.dtype)).mul_(self.shares[0])
-        del first
-        for index, tensor in numbered(name, merged.shape, tensors, len(self.shares) - 1):
-            merged.add_(tensor, alpha=self.shares[index + 1])
+        for index, tensor in numbered(name, shape, models, len(self.shares)):
+            if not is_mergeable(tensor.dtype):
+                return tensor
+            if merged is None:
+                merged = tensor.to(working_dtype(tensor.dtype)).mul_(self.shares[index])
+            else:
+                merged.add_(tensor, alpha=self.shares[index])
+            del tensor
+        assert merged is not None  # `numbered` has checked the number of models
         return merged

@@ -123,22 +123,24 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def numbered(name: str, shape: torch.Size, models: Iterable[Tensor], count: int) -> Iterator[tuple[int, Tensor]]:
-    """`models` with their indices, each checked to have `shape`, and exactly `count` of them.
+def numbered(name: str, shape: torch.Size | None, models: Iterable[Tensor], count: int) -> Iterator[tuple[int, Tensor]]:
+    """`models` with their indices, each checked to have `shape` (None: that of the first), and exactly `count` of them.
 
     Raises:
         ShapeMismatch: another shape, or another number of models.
     """
-    index = -1
-    for index, tensor in enumerate(models):
+    index = 0
+    for tensor in models:  # `enumerate` would keep the last tensor alive while the next one is read
         if index >= count:
             raise ShapeMismatch(f"{name}: more tensors given than the {count} models that have weights")
+        shape = tensor.shape if shape is None else shape
         if tensor.shape != shape:
             raise ShapeMismatch(f"{name}: model {index} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
         yield index, tensor
-        del tensor  # the next model is read only when this one can be freed
-    if index + 1 != count:
-        raise ShapeMismatch(f"{name}: {index + 1} tensors given for {count} models that have weights")
+        del tensor
+        index += 1
+    if index != count:
+        raise ShapeMismatch(f"{name}: {index} tensors given for {count} models that have weights")
 
 
 def require_base(method: str, name: str, base: Tensor | None) -> Tensor:

@@ -12,8 +12,9 @@ from mats.methods.elementwise import CHUNK, BaseReader, ModelReader, Sampler, is
 from mats.methods.magnitude import BracketSelection, RadixSelection, kept_rank
 from mats.progress import Progress
 
-SAMPLE = 1 << 20  # entries looked at per model before the pass; they bracket the threshold within about 1 % of all
-SMALLEST_SAMPLE = 64  # entries per tensor, so that small tensors are seen too
+SAMPLE_SHARE = 64  # one entry in so many is looked at before the pass, within the next two bounds
+SMALLEST_SAMPLE, LARGEST_SAMPLE = 1 << 20, 1 << 23  # of a million, 1 % of all entries lie inside the bracket
+SMALLEST_PIECE = 64  # entries per tensor, so that small tensors are seen too
 
 
 def magnitudes(name: str, tensor: Tensor, base: Tensor) -> Iterator[Tensor]:
@@ -111,10 +112,11 @@ def _by_radix(stream: _Stream, models: Sequence[int], density: float) -> dict[in
 
 
 def _sample(sampler: Sampler, model: int, names: Sequence[str], total: int) -> Tensor:
-    """Magnitudes of about `SAMPLE` entries of a model's task vector, each tensor in proportion to its size."""
+    """Magnitudes of one entry in `SAMPLE_SHARE` of a model's task vector, each tensor in proportion to its size."""
+    wanted = min(max(total // SAMPLE_SHARE, SMALLEST_SAMPLE), LARGEST_SAMPLE)
     pieces: list[Tensor] = []
     for name in names:
-        count = max(SMALLEST_SAMPLE, round(SAMPLE * sampler.numel(name) / max(total, 1)))
+        count = max(SMALLEST_PIECE, round(wanted * sampler.numel(name) / max(total, 1)))
         tensor, base = sampler.sample(model, name, count), sampler.sample(None, name, count)
         if is_mergeable(base.dtype):
             pieces.extend(magnitudes(name, tensor, base))
