@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -40,6 +41,28 @@ class Batch:
     def size(self) -> int:
         """Number of examples."""
         return len(self.example_ids)
+
+    def select(self, examples: Sequence[int]) -> Batch:
+        """The batch of the examples at these positions, in this order (a position may repeat)."""
+        index = torch.tensor(list(examples), dtype=torch.int64)
+
+        def chosen(tensor: Tensor) -> Tensor:
+            return tensor.index_select(0, index.to(tensor.device))
+
+        return replace(
+            self,
+            # What is shared by all examples (a single row of position ids) stays as it is.
+            inputs={
+                name: chosen(tensor) if tensor.dim() > 0 and tensor.shape[0] == self.size else tensor
+                for name, tensor in self.inputs.items()
+            },
+            example_ids=tuple(self.example_ids[position] for position in examples),
+            input_mask=None if self.input_mask is None else chosen(self.input_mask),
+            target_mask=None if self.target_mask is None else chosen(self.target_mask),
+            labels=chosen(self.labels),
+            choices=None if self.choices is None else chosen(self.choices),
+            gold=None if self.gold is None else chosen(self.gold),
+        )
 
     def to(self, device: str | torch.device) -> Batch:
         """The same batch with all of its tensors on `device`."""

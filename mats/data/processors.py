@@ -1,0 +1,95 @@
+"""The tokenizer of a checkpoint, with the few ids of its configuration that batches need."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mats.data.spec import DatasetSpec
+from mats.errors import DataError, RequestError
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What turns texts into token ids for one model.
+
+    Attributes:
+        tokenizer: A transformers tokenizer.
+        pad_id: Id at padding; masked everywhere, so its value is without effect on any result.
+        decoder_start_id: First decoder input of encoder–decoder models; None for others.
+    """
+
+    tokenizer: Any
+    pad_id: int
+    decoder_start_id: int | None = None
+
+
+def load_processor(path: str | Path, spec: DatasetSpec, *, fallback: str | Path | None = None) -> Processor | None:
+    """The processor of the checkpoint at `path` (folder or hub id); None for images, which the spec normalises.
+
+    Args:
+        path: The checkpoint.
+        spec: The dataset it is for.
+        fallback: Another checkpoint, usually the base, to take the tokenizer from when `path` has none.
+
+    Raises:
+        RequestError: neither has a tokenizer.
+    """
+    if spec.task == "image_classification":
+        return None
+    tokenizer, source = _load_tokenizer([str(place) for place in (path, fallback) if place is not None])
+    return as_processor(tokenizer, _read_config(source))
+
+
+def as_processor(tokenizer: Any, config: dict[str, Any] | None = None) -> Processor:
+    """A `Processor` from a tokenizer and the values of the model's `config.json`, where known.
+
+    The padding id is the configuration's, else the tokenizer's, else its end token: sequence classifiers of
+    decoder-only models find the last token by the configuration's. The decoder start falls back to it, as for T5.
+    """
+    if isinstance(tokenizer, Processor):
+        return tokenizer
+    config = config or {}
+    candidates = (config.get("pad_token_id"), tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    pad_id = next(int(candidate) for candidate in candidates if candidate is not None)
+    start = config.get("decoder_start_token_id")
+    return Processor(tokenizer, pad_id, int(start) if start is not None else pad_id)
+
+
+def _load_tokenizer(places: list[str]) -> tuple[Any, str]:
+    from transformers import AutoTokenizer
+
+    reasons = []
+    for place in places:
+        if Path(place).is_file():
+            reasons.append(f"{place}: is a file")
+            continue
+        try:
+            return AutoTokenizer.from_pretrained(place), place
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            reasons.append(f"{place}: {lines[0]}")
+    raise RequestError(f"no tokenizer found ({'; '.join(reasons)}); a folder with tokenizer.json would be right")
+
+
+def _read_config(source: str) -> dict[str, Any]:
+    """The model configuration beside a tokenizer; a hub id is read through transformers."""
+    folder = Path(source)
+    if folder.is_dir():
+        path = folder / "config.json"
+        if not path.is_file():
+            return {}
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: no readable model configuration ({error})") from error
+        return content if isinstance(content, dict) else {}
+    from transformers import AutoConfig
+
+    try:
+        values: dict[str, Any] = AutoConfig.from_pretrained(source).to_dict()
+    except (OSError, ValueError):  # an adapter, or a tokenizer alone
+        return {}
+    return values
