@@ -1,0 +1,206 @@
+"""Reading a metadata store: checked when opened, its sums read one at a time."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mats.errors import FingerprintMismatch, RequestError, StoreCorrupt
+from mats.files import checksum_file
+from mats.store.manifest import MANIFEST_NAME, Manifest, TensorRecord, read_manifest
+from mats.store.packing import packed_diagonal, unpack
+from mats.store.tensor_file import Encoded, check_finite, read_header, read_tensor
+
+Place = Literal["site", "layer"]
+
+
+class MetadataStore:
+    """A store on disk. Holds no file open; a tensor lives in memory only while the caller keeps it.
+
+    Attributes:
+        path: The folder.
+        manifest: What it contains.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.entries: Mapping[str, Encoded] = {
+            key: Encoded(record.encoding, record.shape, record.dtype) for key, record in manifest.tensors.items()
+        }
+
+    def __repr__(self) -> str:
+        return f"MetadataStore({str(self.path)!r}, {len(self)} sums over {self.examples} examples)"
+
+    def __len__(self) -> int:
+        return len(self.manifest.tensors)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self.manifest.tensors))
+
+    @property
+    def examples(self) -> int:
+        """N, the number of examples summed: sums ÷ N are means over examples."""
+        return self.manifest.examples
+
+    @property
+    def fingerprint(self) -> str:
+        """`xxh3_128:<hex>` of the manifest, which holds the checksum of every shard; run.json does not count."""
+        return checksum_file(self.path / MANIFEST_NAME)
+
+    def has(self, key: str) -> bool:
+        """Whether the sum `<statistic>/<name>` was measured."""
+        return key in self.manifest.tensors
+
+    def record(self, key: str) -> TensorRecord:
+        """Where and how a sum is stored; `shape` is that of the dense tensor. Reads no tensor.
+
+        Raises:
+            RequestError: there is no such sum; the nearest key is named.
+        """
+        found = self.manifest.tensors.get(key)
+        if found is None:
+            raise RequestError(f"{self.path}: no sum {key!r}{suggestion(key, self.manifest.tensors)}")
+        return found
+
+    def read(self, key: str) -> Tensor:
+        """The encoded sum as it lies in the file, mapped: its pages are read when touched.
+
+        Raises:
+            RequestError: there is no such sum.
+            StoreCorrupt: its shard cannot be read.
+        """
+        return read_tensor(self.path / self.record(key).file, key)
+
+    def sum(self, key: str, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Tensor:
+        """One sum over examples, dense, in fresh memory.
+
+        Args:
+            key: `<statistic>/<name>`.
+            dtype: Float dtype wanted; as stored when None.
+            device: Where it is wanted; the packed half travels there and is unpacked there.
+
+        Returns:
+            The tensor that was measured; a sum, not a mean.
+
+        Raises:
+            RequestError: there is no such sum.
+            StoreCorrupt: its shard cannot be read.
+            NonFiniteStatistic: it holds NaN or infinity.
+        """
+        record = self.record(key)
+        stored = self.read(key)
+        check_finite(f"{self.path}: {key}", stored)
+        moved = stored.to(device=device, dtype=dtype or stored.dtype)
+        if record.encoding == "upper":
+            return unpack(moved, record.shape[0])
+        return moved.clone() if moved.data_ptr() == stored.data_ptr() else moved
+
+    def diagonal(self, key: str) -> Tensor:
+        """The diagonal [n] of a symmetric sum (or a dense sum itself, which is one), without unpacking it.
+
+        Raises:
+            RequestError, StoreCorrupt: as `sum`.
+        """
+        record = self.record(key)
+        stored = self.read(key)
+        return packed_diagonal(stored, record.shape[0]) if record.encoding == "upper" else stored.clone()
+
+    def tokens(self, kind: Place, name: str) -> float:
+        """Rows summed at a site (input side) or a layer (output side).
+
+        Raises:
+            RequestError: nothing was counted under that name.
+        """
+        return self._scalar("tokens", self.manifest.tokens, kind, name)
+
+    def fourth_moment(self, kind: Place, name: str) -> float:
+        """Σ‖x‖⁴ over the rows of a site or layer (for Ledoit–Wolf shrinkage).
+
+        Raises:
+            RequestError: it was not measured under that name.
+        """
+        return self._scalar("fourth moment", self.manifest.fourth_moments, kind, name)
+
+    def check_model(self, fingerprint: str, name: str) -> None:
+        """Refuse a store that was measured on other weights.
+
+        Args:
+            fingerprint: `Checkpoint.fingerprint()` of the model about to be merged.
+            name: Its name, for the message.
+
+        Raises:
+            FingerprintMismatch: with both names and fingerprints.
+        """
+        ours = self.manifest.model
+        if ours.fingerprint != fingerprint:
+            raise FingerprintMismatch(
+                f"{self.path}: measured on {ours.name!r} ({ours.source}, {ours.fingerprint}), not on {name!r} "
+                f"({fingerprint}); run save-metadata for {name!r}"
+            )
+
+    def _scalar(self, what: str, values: Mapping[str, float], kind: Place, name: str) -> float:
+        key = f"{kind}:{name}"
+        if key not in values:
+            raise RequestError(f"{self.path}: no {what} for {key!r}{suggestion(key, values)}")
+        return values[key]
+
+
+def open_store(folder: str | Path, *, verify: bool = False) -> MetadataStore:
+    """Open a store: the manifest is read and checked, and every shard is there in its full length.
+
+    Args:
+        folder: The store's folder.
+        verify: Also compare the checksum of every shard (reads all bytes).
+
+    Raises:
+        RequestError: no such folder (the nearest sibling is named), or not a store.
+        StoreCorrupt: manifest or a shard missing, truncated, garbage, or (with `verify`) altered.
+        InputsMismatch: written by another version of the format.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        siblings = [item.name for item in path.parent.iterdir() if item.is_dir()] if path.parent.is_dir() else []
+        raise RequestError(f"{path}: no such metadata store{suggestion(path.name, siblings)}")
+    if not (path / MANIFEST_NAME).exists() and not any(path.glob("*-of-*.safetensors")):
+        raise RequestError(f"{path}: not a metadata store, there is no {MANIFEST_NAME} in it")
+    manifest = read_manifest(path / MANIFEST_NAME)
+    check_records(path, manifest)
+    for name, record in manifest.files.items():
+        read_header(path / name)
+        size = (path / name).stat().st_size
+        if size != record.bytes:
+            raise StoreCorrupt(f"{path / name}: {size} bytes, the manifest says {record.bytes}; measure again")
+        if verify and (found := checksum_file(path / name)) != record.checksum:
+            raise StoreCorrupt(f"{path / name}: checksum {found}, the manifest says {record.checksum}; measure again")
+    return MetadataStore(path, manifest)
+
+
+def check_records(path: Path, manifest: Manifest) -> None:
+    """Refuse a manifest whose tensors lie in files it does not list, or outside the folder.
+
+    Raises:
+        StoreCorrupt: with the first such name.
+    """
+    for name in manifest.files:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise StoreCorrupt(f"{path / MANIFEST_NAME}: file {name!r}; shards lie in the store's own folder")
+    for key, record in manifest.tensors.items():
+        if record.file not in manifest.files:
+            raise StoreCorrupt(f"{path / MANIFEST_NAME}: {key} lies in {record.file!r}, which is not among its files")
+        square = len(record.shape) == 2 and record.shape[0] == record.shape[1]
+        if record.encoding == "upper" and not square:
+            raise StoreCorrupt(
+                f"{path / MANIFEST_NAME}: {key}: packed with shape {list(record.shape)}; [n, n] expected"
+            )
+
+
+def suggestion(name: str, known: Mapping[str, object] | list[str]) -> str:
+    """`; did you mean …?` with the nearest known name, or nothing."""
+    nearest = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""

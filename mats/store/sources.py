@@ -1,0 +1,111 @@
+"""Where a writer finds encoded sums: in memory, in several parts, or added up from other stores, one key at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mats.errors import InputsMismatch
+from mats.store.manifest import encoding_of
+from mats.store.packing import check_symmetric, pack
+from mats.store.records import Sums
+from mats.store.tensor_file import DTYPES, Encoded, dtype_name
+
+
+class SumSource(Protocol):
+    """Encoded sums by key; nothing but the one asked for need be in memory."""
+
+    @property
+    def entries(self) -> Mapping[str, Encoded]:
+        """What there is."""
+
+    def read(self, key: str) -> Tensor:
+        """The encoded tensor of `key`."""
+
+
+@dataclass(frozen=True)
+class SourceParts:
+    """What belongs to the sums besides tensors."""
+
+    tokens: dict[str, float]
+    fourth_moments: dict[str, float]
+    example_ids: list[str]
+
+
+class InMemory:
+    """The tensors of `Sums`, each packed when it is read."""
+
+    def __init__(self, sums: Sums) -> None:
+        self._tensors = sums.tensors
+        self.entries = {
+            key: Encoded(encoding_of(key, tuple(tensor.shape)), tuple(tensor.shape), dtype_name(key, tensor.dtype))
+            for key, tensor in sums.tensors.items()
+        }
+
+    def read(self, key: str) -> Tensor:
+        """The encoded tensor; symmetry is checked on the way.
+
+        Raises:
+            RequestError: a statistic that must be symmetric is not.
+        """
+        tensor = self._tensors[key].detach()
+        if self.entries[key].encoding == "dense":
+            return tensor
+        check_symmetric(tensor, key)
+        return pack(tensor)
+
+
+class Joined:
+    """Several sources with different keys, as one: the partitions of a collection."""
+
+    def __init__(self, parts: Sequence[SumSource]) -> None:
+        self._part_of = {key: part for part in parts for key in part.entries}
+        self.entries = {key: entry for part in parts for key, entry in part.entries.items()}
+        assert len(self.entries) == sum(len(part.entries) for part in parts), "partitions share a sum"
+
+    def read(self, key: str) -> Tensor:
+        """The encoded tensor, from the part that has it."""
+        return self._part_of[key].read(key)
+
+
+class Added:
+    """Σ over sources with the same keys, accumulated in float64 and rounded once to the stored dtype."""
+
+    def __init__(self, terms: Sequence[SumSource]) -> None:
+        self._terms = terms
+        self.entries = terms[0].entries
+        for term in terms[1:]:
+            if term.entries != self.entries:
+                odd = sorted(set(dict(term.entries).items()) ^ set(self.entries.items()), key=lambda item: item[0])
+                raise InputsMismatch(f"stores: {odd[0][0]} is not in all of them with one shape and dtype; cannot add")
+
+    def read(self, key: str) -> Tensor:
+        """The encoded sum."""
+        total = self._terms[0].read(key).to(torch.float64, copy=True)
+        for term in self._terms[1:]:
+            total += term.read(key)
+        return total.to(DTYPES[self.entries[key].dtype])
+
+
+def join_scalars(parts: Sequence[SourceParts]) -> SourceParts:
+    """Tokens and fourth moments of all partitions; every partition saw the same examples.
+
+    Raises:
+        InputsMismatch: partitions saw different examples.
+    """
+    first = parts[0]
+    for part in parts[1:]:
+        if part.example_ids != first.example_ids:
+            raise InputsMismatch(
+                f"partitions saw different examples ({len(first.example_ids)} and {len(part.example_ids)}); "
+                "each must run over the same batches"
+            )
+    return SourceParts(
+        tokens={key: value for part in parts for key, value in part.tokens.items()},
+        fourth_moments={key: value for part in parts for key, value in part.fourth_moments.items()},
+        example_ids=list(first.example_ids),
+    )
