@@ -1,0 +1,258 @@
+"""The hooks of one batch: what each module's forward and backward contribute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mats.curvature.gram import CountSum, GramSum, Rows
+from mats.curvature.losses import model_logits
+from mats.curvature.masks import Side, rows_mask
+from mats.curvature.passes import Pass, passes
+from mats.curvature.per_example import ParameterSum, Use
+from mats.curvature.plan import CollectionPlan
+from mats.curvature.rules import layer_rule
+from mats.curvature.sites import first_argument, is_lookup, tensor_identity
+from mats.curvature.taps import Tap, tap_of
+from mats.data.batch import Batch
+from mats.errors import InputsMismatch, WorkFailed
+
+Measured = list[tuple[str, Tensor]]
+
+
+@dataclass
+class _Frame:
+    """What belongs to one forward pass and its backward passes.
+
+    Attributes:
+        run: The pass.
+        measured: Scalars (number of rows, Σ‖x‖⁴) in the order in which they arose.
+        calls: Calls of each module so far.
+        site_inputs: The tensors that sites were measured on, by (site, call).
+        expected: Number of uses of each parameter in this forward pass.
+        uses: Uses whose gradient has arrived in this backward pass.
+        weights: Weights of the term running backwards.
+    """
+
+    run: Pass
+    measured: Measured
+    calls: dict[str, int] = field(default_factory=dict)
+    site_inputs: dict[tuple[str, int], tuple[Any, ...]] = field(default_factory=dict)
+    expected: dict[str, int] = field(default_factory=dict)
+    uses: dict[str, list[Use]] = field(default_factory=dict)
+    weights: Tensor | None = None
+
+    def mask(self, side: Side) -> Tensor | None:
+        """The mask of one side."""
+        return self.run.batch.target_mask if side == "target" else self.run.batch.input_mask
+
+
+class BatchHooks:
+    """Attaches to a model whatever one partition of a plan needs, and runs batches through it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: CollectionPlan,
+        inputs: Mapping[str, GramSum | CountSum],
+        outputs: Mapping[str, GramSum],
+        per_example: Mapping[str, ParameterSum],
+        parameters: Mapping[str, nn.Parameter],
+    ) -> None:
+        self.model = model
+        self.plan = plan
+        self.inputs = inputs
+        self.outputs = outputs
+        self.per_example = per_example
+        self.layers = {layer.name: layer for layer in plan.layers}
+        self._tapped = {id(parameters[name]): name for name in per_example if name in plan.tapped}
+        self.needs_gradients = bool(outputs) or bool(self._tapped)
+        self.needs_model = self.needs_gradients or bool(inputs)
+        self._frame: _Frame | None = None
+        self._handles: list[Any] = []
+
+    def install(self) -> None:
+        """Hook the modules that this partition needs."""
+        for name, module in self.model.named_modules():
+            hook = _ModuleHook(self, name, module)
+            if hook.is_needed:
+                self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
+                if hook.tap is not None and hook.tapped:
+                    self._handles += hook.tap.extra_hooks()
+
+    def remove(self) -> None:
+        """Leave the model without hooks."""
+        self._frame = None
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def tapped_parameters(self, tap: Tap) -> dict[str, str]:
+        """Of a tap's parameters, those this partition measures: tap's name → checkpoint name."""
+        return {
+            local: self._tapped[id(parameter)]
+            for local, parameter in tap.parameters.items()
+            if id(parameter) in self._tapped
+        }
+
+    def run(self, batch: Batch) -> Measured:
+        """Run all passes of a batch; return its scalars on the device, [2] each: rows and Σ‖x‖⁴."""
+        measured: Measured = []
+        if not self.needs_model:
+            return measured
+        for run in passes(self.model, batch, self.plan.settings):
+            self._frame = _Frame(run, measured)
+            try:
+                self._run_pass(self._frame)
+            finally:
+                self._frame = None
+        return measured
+
+    def _run_pass(self, frame: _Frame) -> None:
+        with torch.set_grad_enabled(self.needs_gradients):
+            logits = model_logits(self.model, _with_graph(frame.run.batch.inputs, self.needs_gradients))
+            if not self.needs_gradients:
+                return
+            terms = list(frame.run.terms(logits))
+        for index, term in enumerate(terms):
+            frame.weights = term.weights
+            losses = term.losses
+            finite = torch.stack([losses.new_zeros((), dtype=torch.float64), losses.detach().double().sum()])
+            frame.measured.append(("check:the loss", finite))
+            torch.autograd.backward([losses.sum()], retain_graph=index < len(terms) - 1)
+            self._flush(frame)
+
+    # -- forward -------------------------------------------------------------------------------------------------------
+
+    def on_forward(self, hook: _ModuleHook, inputs: Tensor, output: Tensor) -> Tensor | None:
+        """Measure what a module reads; watch the gradient of what it writes."""
+        frame = self._frame
+        if frame is None:
+            return None
+        call = frame.calls.get(hook.name, 0)
+        frame.calls[hook.name] = call + 1
+        mask = self._mask(hook, frame, call, inputs)
+        if hook.site is not None:
+            with torch.no_grad():
+                self._measure_inputs(hook, frame, call, inputs, mask)
+        if not self.needs_gradients:
+            return None
+        replaced = None
+        if not output.requires_grad and output.is_floating_point():
+            # A leaf would forbid the model to change it in place, so the model gets a copy of it.
+            replaced = output = output.detach().requires_grad_(True).clone()
+        if hook.reads_gradient:
+            self._watch(hook, frame, inputs, output, mask)
+        return replaced
+
+    def _mask(self, hook: _ModuleHook, frame: _Frame, call: int, inputs: Tensor) -> Tensor | None:
+        if hook.layer is None or hook.rule is None:
+            return None
+        sides = self.plan.sides[hook.name]
+        if call >= len(sides) and len(set(sides)) > 1:
+            raise WorkFailed(f"{hook.name}: call {call + 1} in one forward pass; the first batch had {len(sides)}")
+        side = sides[min(call, len(sides) - 1)]
+        leading = hook.rule.leading_shape(inputs)
+        return rows_mask(hook.name, leading, frame.run.batch.size, frame.mask(side), side)
+
+    def _measure_inputs(self, hook: _ModuleHook, frame: _Frame, call: int, inputs: Tensor, mask: Tensor | None) -> None:
+        """Add to the site's Gram where this layer owns the site; else check that the site is still shared."""
+        assert hook.site is not None
+        assert hook.rule is not None
+        identity = tensor_identity(inputs)
+        if hook.site != hook.name:
+            if frame.site_inputs.get((hook.site, call)) != identity:
+                raise InputsMismatch(
+                    f"{hook.name}: reads another input than {hook.site}, though not in the first batch"
+                )
+            return
+        frame.site_inputs[hook.site, call] = identity
+        rows = hook.rule.input_rows(inputs, frame.run.batch.size)
+        total = self.inputs[hook.site]
+        if isinstance(total, CountSum):
+            scalars = total.add(rows, mask, frame.run.weights)
+        else:
+            scalars = total.add(Rows(rows, mask, frame.run.weights), scaled=False)
+        frame.measured.append((f"site:{hook.site}", scalars))
+
+    def _watch(self, hook: _ModuleHook, frame: _Frame, inputs: Tensor, output: Tensor, mask: Tensor | None) -> None:
+        """Ask for the gradients that the output Gram and the per-example statistics need."""
+        if hook.name in self.outputs:
+            output.register_hook(lambda delta: self._measure_outputs(hook, frame, delta, mask))
+        if hook.tap is None or not hook.tapped:
+            return
+        for parameter in hook.tapped.values():
+            frame.expected[parameter] = frame.expected.get(parameter, 0) + 1
+        watched, kept = hook.tap.capture(inputs, output)
+        version = kept._version
+        watched.register_hook(lambda delta: self._receive(hook, frame, kept, version, delta))
+
+    # -- backward ------------------------------------------------------------------------------------------------------
+
+    def _measure_outputs(self, hook: _ModuleHook, frame: _Frame, delta: Tensor, mask: Tensor | None) -> None:
+        if frame is not self._frame or hook.rule is None:
+            return
+        rows = hook.rule.gradient_rows(delta.detach(), frame.run.batch.size)
+        scalars = self.outputs[hook.name].add(Rows(rows, mask, frame.weights), scaled=True)
+        frame.measured.append((f"layer:{hook.name}", scalars))
+
+    def _receive(self, hook: _ModuleHook, frame: _Frame, kept: Tensor, version: int, delta: Tensor) -> None:
+        """Turn a gradient into uses; a parameter whose last use this is adds up at once."""
+        if frame is not self._frame or hook.tap is None:
+            return
+        if kept._version != version:
+            raise WorkFailed(f"{hook.name}: the model changed its input in place after the call; its gradient is lost")
+        uses = hook.tap.uses(kept, delta.detach(), frame.run.batch.size, self.plan.settings.dtype)
+        check = delta.detach().double().sum()
+        frame.measured.append((f"check:the gradient at {hook.name}", torch.stack([torch.zeros_like(check), check])))
+        for local, parameter in hook.tapped.items():
+            arrived = frame.uses.setdefault(parameter, [])
+            arrived.append(uses[local])
+            if len(arrived) == frame.expected[parameter]:
+                self._add_up(frame, parameter)
+
+    def _add_up(self, frame: _Frame, parameter: str) -> None:
+        self.per_example[parameter].add(frame.uses.pop(parameter), frame.run.batch.size)
+
+    def _flush(self, frame: _Frame) -> None:
+        """Add up parameters some of whose calls received no gradient."""
+        with torch.no_grad():
+            for parameter in list(frame.uses):
+                self._add_up(frame, parameter)
+
+
+class _ModuleHook:
+    """A forward hook with what is known of its module."""
+
+    def __init__(self, owner: BatchHooks, name: str, module: nn.Module) -> None:
+        self.owner = owner
+        self.name = name
+        self.layer = owner.layers.get(name)
+        self.rule = layer_rule(module)
+        measured = self.layer is not None and self.layer.site in owner.inputs
+        self.site = self.layer.site if measured and self.layer is not None else None
+        self.tap = tap_of(module)
+        self.tapped = {} if self.tap is None else owner.tapped_parameters(self.tap)
+        self.reads_gradient = name in owner.outputs or bool(self.tapped)
+        starts_graph = owner.needs_gradients and is_lookup(module)
+        self.is_needed = self.site is not None or self.reads_gradient or starts_graph
+
+    def __call__(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor | None:
+        """Called by torch after the module's forward."""
+        if not isinstance(output, Tensor):
+            return None
+        return self.owner.on_forward(self, first_argument(args, kwargs), output)
+
+
+def _with_graph(inputs: Mapping[str, Tensor], needs_gradients: bool) -> dict[str, Tensor]:
+    """The model's inputs; pixels and other measurements are where its graph starts, ids start it at their embedding."""
+    if not needs_gradients:
+        return dict(inputs)
+    return {
+        name: tensor.detach().requires_grad_(True) if tensor.is_floating_point() and "mask" not in name else tensor
+        for name, tensor in inputs.items()
+    }

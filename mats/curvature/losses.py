@@ -1,0 +1,77 @@
+"""The negative log-likelihood of each example by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from mats.curvature.settings import Loss
+from mats.data.batch import Batch
+from mats.errors import RequestError
+
+IGNORED = -100
+CLASSIFICATION = ("text_classification", "image_classification")
+
+
+def model_logits(model: nn.Module, inputs: Mapping[str, Tensor], **extra: Any) -> Tensor:
+    """Run `model` and return its logits; no key-value cache, which would only hold memory."""
+    config = getattr(model, "config", None)
+    if getattr(config, "use_cache", None):
+        extra = {"use_cache": False, **extra}
+    return logits_of(model(**inputs, **extra))
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in what a model returned: a tensor, a tuple that starts with them, or an output with a field."""
+    if isinstance(output, Tensor):
+        return output
+    logits = getattr(output, "logits", None)
+    if logits is None and isinstance(output, Mapping):
+        logits = output.get("logits")
+    if logits is None and isinstance(output, (tuple, list)) and output:
+        logits = output[0]
+    if not isinstance(logits, Tensor):
+        raise RequestError(f"the model returned {type(output).__name__} without logits; load it with a task head")
+    return logits
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """`tensor` in float32 or, where it is more precise, as it is."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def scored_positions(batch: Batch, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and labels aligned position by position.
+
+    Returns:
+        Logits [B, R, V] and labels [B, R] with -100 where nothing is scored; R = 1 for classification. A language
+        model's logits at t predict token t + 1, so its labels are shifted here.
+    """
+    if batch.task in CLASSIFICATION:
+        return logits.unsqueeze(1), batch.labels.unsqueeze(1)
+    if batch.task == "language_modeling":
+        return logits[:, :-1], batch.labels[:, 1:]
+    return logits, batch.labels
+
+
+def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log p(label) at each position [B, R]; 0 where the label is -100. In float32 or better."""
+    flat = at_least_float32(logits).flatten(0, 1)
+    losses = functional.cross_entropy(flat, labels.flatten(), reduction="none", ignore_index=IGNORED)
+    return losses.reshape(labels.shape)
+
+
+def example_losses(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
+    """Per-example loss [B]: the sum over an example's scored positions, or their mean.
+
+    No example's value depends on its neighbours, so the sum over a batch has each example's own gradient. An example
+    with nothing scored has loss 0.
+    """
+    summed = token_losses(logits, labels).sum(1)
+    if loss == "sum":
+        return summed
+    return summed / (labels != IGNORED).sum(1).clamp(min=1)

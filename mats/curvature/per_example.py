@@ -1,0 +1,188 @@
+"""Gradients of single examples, from what one backward pass over a batch shows at each module.
+
+A parameter used in several places, or by a module called several times, has as its gradient the sum over all uses. That
+sum is taken per example *before* squaring: squaring uses apart, or the whole batch at once, gives another quantity.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from mats.store.records import Layout
+
+# Working memory for the gradients of a few examples at a time.
+_CHUNK_BYTES = 64 * 2**20
+
+
+class Use(ABC):
+    """One use of a parameter in one forward pass: how each example's gradient arises from it."""
+
+    @abstractmethod
+    def gradients(self, first: int, last: int) -> Tensor:
+        """Gradients of examples first … last - 1, [last - first, *shape]."""
+
+    @abstractmethod
+    def total(self, coefficients: Tensor) -> Tensor:
+        """Σ_n coefficients[n] · gradient of example n, in the parameter's shape."""
+
+    @abstractmethod
+    def scale(self) -> Tensor:
+        """An upper bound of the gradient's size before anything cancels, to judge rounding errors by."""
+
+    def add_squares_(self, squares: Tensor, examples: int) -> None:
+        """squares += Σ_n gradient_n², elementwise, a few examples at a time."""
+        add_squares_(squares, [self], examples)
+
+
+class OuterUse(Use):
+    """A weight matrix: example n's gradient is Σ_t δ_nt a_ntᵀ."""
+
+    def __init__(self, inputs: Tensor, deltas: Tensor, layout: Layout, shape: torch.Size) -> None:
+        """Keep inputs [B, R, in] and output gradients [B, R, out] in the accumulator's dtype."""
+        self.inputs = inputs
+        self.deltas = deltas
+        self.shape = shape
+        # Rows of the stored weight first, whichever way it lies.
+        self.left, self.right = (inputs, deltas) if layout == "in_out" else (deltas, inputs)
+
+    def gradients(self, first: int, last: int) -> Tensor:
+        """See `Use`."""
+        product = self.left[first:last].transpose(1, 2) @ self.right[first:last]
+        return product.reshape(last - first, *self.shape)
+
+    def total(self, coefficients: Tensor) -> Tensor:
+        """See `Use`."""
+        left = self.left * coefficients[:, None, None]
+        return (left.flatten(0, 1).T @ self.right.flatten(0, 1)).reshape(self.shape)
+
+    def scale(self) -> Tensor:
+        """See `Use`."""
+        return self.inputs.norm() * self.deltas.norm()
+
+    def add_squares_(self, squares: Tensor, examples: int) -> None:
+        """With one row per example the square of an outer product is the outer product of squares."""
+        if self.left.shape[1] == 1:
+            product = self.left.flatten(0, 1).square().T @ self.right.flatten(0, 1).square()
+            squares += product.reshape(self.shape)
+        else:
+            super().add_squares_(squares, examples)
+
+
+class LookupUse(Use):
+    """An embedding: example n's gradient has δ_nt added to row id_nt."""
+
+    def __init__(self, ids: Tensor, deltas: Tensor, shape: torch.Size, padding_id: int | None) -> None:
+        """Keep ids [B, R] and output gradients [B, R, dim]; the padding row has no gradient, as in torch."""
+        self.ids = ids
+        self.shape = shape
+        if padding_id is not None:
+            deltas = torch.where((ids == padding_id)[..., None], torch.zeros_like(deltas), deltas)
+        self.deltas = deltas
+
+    def gradients(self, first: int, last: int) -> Tensor:
+        """See `Use`."""
+        count = last - first
+        dense = self.deltas.new_zeros(count, *self.shape)
+        index = self.ids[first:last, :, None].expand(-1, -1, self.shape[1])
+        return dense.scatter_add_(1, index, self.deltas[first:last])
+
+    def total(self, coefficients: Tensor) -> Tensor:
+        """See `Use`."""
+        weighted = (self.deltas * coefficients[:, None, None]).flatten(0, 1)
+        return self.deltas.new_zeros(self.shape).index_add_(0, self.ids.flatten(), weighted)
+
+    def scale(self) -> Tensor:
+        """See `Use`."""
+        return self.deltas.norm()
+
+    def add_squares_(self, squares: Tensor, examples: int) -> None:
+        """Add up each example's repeated ids at their first occurrence, then square: no table per example."""
+        del examples
+        same = self.ids[:, :, None] == self.ids[:, None, :]  # [B, R, R]
+        first = same.to(torch.int8).argmax(-1)  # [B, R]: first position with the same id
+        summed = torch.zeros_like(self.deltas)
+        summed.scatter_add_(1, first[..., None].expand_as(self.deltas), self.deltas)
+        squares.index_add_(0, self.ids.flatten(), summed.flatten(0, 1).square())
+
+
+class VectorUse(Use):
+    """A vector (bias, norm scale, (IA)³): example n's gradient is Σ_t of what each row contributes."""
+
+    def __init__(self, contributions: Tensor, shape: torch.Size) -> None:
+        """Sum contributions [B, R, d] over rows."""
+        self.size = contributions.norm() * contributions.shape[1] ** 0.5
+        self.values = contributions.sum(1).reshape(-1, *shape)
+
+    def gradients(self, first: int, last: int) -> Tensor:
+        """See `Use`."""
+        return self.values[first:last]
+
+    def total(self, coefficients: Tensor) -> Tensor:
+        """See `Use`."""
+        return torch.tensordot(coefficients, self.values, dims=1)
+
+    def scale(self) -> Tensor:
+        """See `Use`."""
+        return self.size
+
+
+class DenseUse(Use):
+    """Gradients already known per example, [B, *shape]."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+
+    def gradients(self, first: int, last: int) -> Tensor:
+        """See `Use`."""
+        return self.values[first:last]
+
+    def total(self, coefficients: Tensor) -> Tensor:
+        """See `Use`."""
+        return torch.tensordot(coefficients, self.values, dims=1)
+
+    def scale(self) -> Tensor:
+        """See `Use`."""
+        return self.values.norm()
+
+
+def add_squares_(squares: Tensor, uses: list[Use], examples: int) -> None:
+    """squares += Σ_n (Σ_uses gradient_n)², elementwise, a few examples at a time."""
+    chunk = max(1, _CHUNK_BYTES // max(1, squares.numel() * squares.element_size()))
+    for first in range(0, examples, chunk):
+        summed = summed_gradients(uses, first, min(examples, first + chunk))
+        if chunk == 1:
+            squares.addcmul_(summed[0], summed[0])
+        else:
+            squares += summed.square().sum(0)
+
+
+def summed_gradients(uses: list[Use], first: int, last: int) -> Tensor:
+    """The gradients of examples first … last - 1, all uses added."""
+    summed = uses[0].gradients(first, last)
+    for use in uses[1:]:
+        summed = summed + use.gradients(first, last)
+    return summed
+
+
+class ParameterSum:
+    """Accumulates one parameter's `diagonal` Σ_n g_n² and `block` Σ_n g_n g_nᵀ over examples."""
+
+    def __init__(self, shape: torch.Size, dtype: torch.dtype, device: torch.device, statistics: frozenset[str]) -> None:
+        self.shape = shape
+        size = shape.numel()
+        self.diagonal = torch.zeros(shape, dtype=dtype, device=device) if "diagonal" in statistics else None
+        self.block = torch.zeros(size, size, dtype=dtype, device=device) if "block" in statistics else None
+
+    def add(self, uses: list[Use], examples: int) -> None:
+        """Add the squares and outer products of the examples' gradients."""
+        if self.diagonal is not None:
+            if len(uses) == 1:
+                uses[0].add_squares_(self.diagonal, examples)
+            else:
+                add_squares_(self.diagonal, uses, examples)
+        if self.block is not None:
+            gradients = summed_gradients(uses, 0, examples).reshape(examples, -1).to(self.block.dtype)
+            self.block.addmm_(gradients.T, gradients)
