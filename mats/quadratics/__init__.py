@@ -1,1 +1,20 @@
-""""""
+"""The curvatures C_i as batched linear operators: apply, right-hand side, per-model loss."""
+
+from mats.quadratics.base import FactorSums, Quadratic, Sides
+from mats.quadratics.diagonal import DiagonalQuadratic
+from mats.quadratics.factors import empty_left_factors, empty_right_factors
+from mats.quadratics.identity import IdentityQuadratic
+from mats.quadratics.kronecker import KroneckerQuadratic
+from mats.quadratics.total import SumQuadratic
+
+__all__ = [
+    "DiagonalQuadratic",
+    "FactorSums",
+    "IdentityQuadratic",
+    "KroneckerQuadratic",
+    "Quadratic",
+    "Sides",
+    "SumQuadratic",
+    "empty_left_factors",
+    "empty_right_factors",
+]

@@ -1,0 +1,111 @@
+"""The joint eigenbasis of the summed factors: where the preconditioner, and many a closed form, is a division.
+
+M = c · Ĝ ⊗ Â with Ĝ = Σ w_i G_i / tr G_i, Â = Σ w_i A_i / tr A_i, w_i = √(λ_i tr G_i tr A_i), and c such that
+tr M = tr Σ λ C. With Ĝ = U diag(d) Uᵀ and Â = V diag(e) Vᵀ: (M + μI)⁻¹ R = U [(Uᵀ R V) ⊘ (c d eᵀ + μ)] Vᵀ. The anchor cannot be added
+to Cholesky factors of Ĝ and Â; here it is exact. In trials this took 5 to 30 times fewer iterations than no
+preconditioner, and no more than one with the true diagonal of Σ λ C in that basis, which costs a pass over all models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mats.errors import RequestError
+from mats.quadratics import Quadratic
+from mats.quadratics.base import Index
+
+INDEFINITE_LIMIT = 1e-3  # −(smallest) ÷ largest eigenvalue of a sum; rounding of float32 sums stays near 1e-7
+
+CUTOFFS = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+"""Eigenvalues below this share of the largest are zero, by the statistics' dtype: about 10 times their rounding."""
+
+
+@dataclass(frozen=True)
+class JointBasis:
+    """Orthonormal bases of rows and columns, and the curvature along u_j v_kᵀ.
+
+    Attributes:
+        left: U [L, out, out], or None for the standard basis.
+        right: V [L, in, in], or None likewise.
+        curvature: the diagonal of Σ λ C (if `exact`), or of its approximation M, ÷ scale: [L, out, in], at least 0.
+        exact: Σ λ C is diagonal here.
+    """
+
+    left: Tensor | None
+    right: Tensor | None
+    curvature: Tensor
+    exact: bool
+
+    def rotate(self, X: Tensor) -> Tensor:
+        """Uᵀ X V: coordinates in the basis."""
+        if self.left is not None:
+            X = torch.bmm(self.left.mT, X)
+        return X if self.right is None else torch.bmm(X, self.right)
+
+    def rotate_back(self, Y: Tensor) -> Tensor:
+        """U Y Vᵀ."""
+        if self.left is not None:
+            Y = torch.bmm(self.left, Y)
+        return Y if self.right is None else torch.bmm(Y, self.right.mT)
+
+    def unseen(self, cutoff: float) -> Tensor:
+        """Coordinates whose curvature is below `cutoff` × the largest one of the system: bool [L, out, in]."""
+        return self.curvature <= cutoff * self.curvature.amax(dim=(1, 2), keepdim=True)
+
+    def null_share(self, correction: Tensor, cutoff: float) -> Tensor:
+        """Share of ‖Δ‖² on unseen coordinates: [L] float64, 0 where Δ = 0."""
+        squares = self.rotate(correction.to(self.curvature.dtype)).to(torch.float64).square()
+        total = squares.sum(dim=(1, 2))
+        hidden = squares.masked_fill(~self.unseen(cutoff), 0.0).sum(dim=(1, 2))
+        return torch.where(total > 0, hidden / total, 0.0)
+
+    def to(self, dtype: torch.dtype) -> JointBasis:
+        """In another dtype."""
+        left = None if self.left is None else self.left.to(dtype)
+        right = None if self.right is None else self.right.to(dtype)
+        return JointBasis(left, right, self.curvature.to(dtype), self.exact)
+
+    def select(self, index: Index) -> JointBasis:
+        """For some of the systems."""
+        left = None if self.left is None else self.left[index]
+        right = None if self.right is None else self.right[index]
+        return JointBasis(left, right, self.curvature[index], self.exact)
+
+
+def joint_basis(quadratic: Quadratic, scale: Tensor) -> JointBasis:
+    """The joint eigenbasis of a quadratic, in float64.
+
+    Args:
+        quadratic: Σ λ C.
+        scale: Σ λ mean diagonal of C [L]; curvatures are divided by it.
+
+    Raises:
+        RequestError: a sum of factors has a plainly negative eigenvalue.
+    """
+    sums = quadratic.factor_sums()
+    left_values, left = _eigenbasis("left", sums.left)
+    right_values, right = _eigenbasis("right", sums.right)
+    if sums.product_scale is not None and left_values is not None and right_values is not None:
+        curvature = (sums.product_scale[:, None] * left_values)[:, :, None] * right_values[:, None, :]
+    else:
+        curvature = quadratic.diagonal(left, right).clamp(min=0)
+    divisor = torch.where(scale > 0, scale, 1.0)[:, None, None]
+    return JointBasis(left, right, curvature / divisor, quadratic.sides.exact)
+
+
+def _eigenbasis(side: str, matrices: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Eigenvalues (at least 0) and eigenvectors of symmetric [L, n, n]."""
+    if matrices is None:
+        return None, None
+    values, vectors = torch.linalg.eigh((matrices + matrices.mT) / 2)
+    indefinite = values[:, 0] < -INDEFINITE_LIMIT * values.abs().amax(dim=1)
+    if bool(indefinite.any()):
+        system = int(indefinite.nonzero()[0])
+        raise RequestError(
+            f"{side} factors of system {system}: their sum has the eigenvalue {float(values[system, 0]):.6g} beside "
+            f"{float(values[system, -1]):.6g}; Gram matrices are positive semi-definite"
+        )
+    return values.clamp_(min=0), vectors

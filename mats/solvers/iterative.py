@@ -1,0 +1,164 @@
+"""Conjugate gradients to a *true* residual: iterative refinement around the batched iteration.
+
+The iteration solves for a correction in float32 (or narrower); its recurrence may claim a convergence that rounding has
+prevented. So the residual is recomputed in float64, and systems that are not there yet start again from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mats.quadratics import Quadratic
+from mats.solvers.basis import JointBasis
+from mats.solvers.conjugate import CONVERGED, STAGNATED, Iterates, Limits, conjugate_gradients
+from mats.solvers.outcome import Outcome
+from mats.solvers.precision import BFLOAT16, FLOAT32, FLOAT64, TF32, Arithmetic, float32_products
+from mats.solvers.problem import Problem, norms
+from mats.solvers.settings import SolverSettings
+from mats.solvers.system import make_preconditioner, make_system
+
+SLACK = 1.01  # a true residual this close above the tolerance counts as reached: the recurrence stopped exactly there
+NARROW_CYCLES = 30  # most refinements with narrow products
+NARROW_GAIN = 4.0  # once no system's residual falls this much in a narrow cycle, float32 takes over
+
+
+@dataclass(frozen=True)
+class IterativeSolver:
+    """Solves a problem at a given shift ν by refined conjugate gradients.
+
+    Attributes:
+        problem: the systems.
+        settings: as asked for.
+        basis: the joint eigenbasis in the dtype of the iterates (preconditioned), or None (plain).
+        cutoff: relative floor of the preconditioner.
+    """
+
+    problem: Problem
+    settings: SolverSettings
+    basis: JointBasis | None
+    cutoff: float
+
+    def solve(self, shift: Tensor, start: Tensor | None = None) -> Outcome:
+        """Δ at ν = shift [L], beginning at `start` [L, out, in] (None: at 0)."""
+        outcome, residual = self._unmoved(shift, start)
+        index = torch.arange(self.problem.systems, device=shift.device)
+        for cycle, arithmetic in enumerate(self._cycles(outcome)):
+            iterates = self._iterate(outcome, index, residual, arithmetic, with_snapshots=cycle == 0)
+            index, residual = self._take(outcome, index, residual, iterates, arithmetic, first=cycle == 0)
+            if len(index) == 0:
+                break
+        return self._with_snapshots(outcome)
+
+    def _unmoved(self, shift: Tensor, start: Tensor | None) -> tuple[Outcome, Tensor]:
+        """The outcome before anything is done, and the residual there."""
+        problem = self.problem
+        zeros = torch.zeros(problem.systems, dtype=torch.int64, device=shift.device)
+        if start is None:
+            correction, residual, losses = torch.zeros_like(problem.rhs), problem.rhs, problem.losses.clone()
+        else:
+            correction = start.clone()
+            residual, losses = problem.residual(correction, shift)
+        inactive = torch.zeros_like(zeros, dtype=torch.bool)
+        return Outcome(correction, shift, zeros, zeros.clone(), norms(residual), losses, inactive), residual
+
+    def _cycles(self, outcome: Outcome) -> Iterator[Arithmetic]:
+        """The arithmetic of each cycle in turn: narrow while that pays, then wide."""
+        narrow = {"tf32_refined": TF32, "bfloat16_refined": BFLOAT16}.get(self.settings.precision)
+        for _ in range(0 if narrow is None else NARROW_CYCLES):
+            assert narrow is not None
+            before = outcome.residual_norm.clone()
+            yield narrow
+            if not bool((outcome.residual_norm * NARROW_GAIN < before).any()):
+                break
+        for _ in range(1 + self.settings.refinements):
+            yield FLOAT64 if self.settings.precision == "float64" else FLOAT32
+
+    def _iterate(
+        self, outcome: Outcome, index: Tensor, residual: Tensor, arithmetic: Arithmetic, *, with_snapshots: bool
+    ) -> Iterates:
+        """Conjugate gradients for the residual equation of some systems, scaled to a right-hand side of norm 1."""
+        settings, problem, basis = self.settings, self.problem, self.basis
+        quadratic: Quadratic = problem.quadratic
+        if len(index) < problem.systems:
+            quadratic = quadratic.select(index)
+            basis = None if basis is None else basis.select(index)
+        system = make_system(
+            quadratic.to(dtype=arithmetic.products), problem.scale[index], outcome.shift[index], arithmetic.state
+        )
+        preconditioner = None if basis is None else make_preconditioner(basis, outcome.shift[index], self.cutoff)
+        norm = norms(residual)
+        norm = torch.where(norm > 0, norm, 1.0)
+        tolerance = settings.tolerance * problem.reference_norm[index] / norm
+        if settings.tolerance > 0:
+            tolerance = tolerance.clamp(min=arithmetic.floor)
+        limits = Limits(
+            tolerance,
+            settings.max_iterations - outcome.iterations[index],
+            settings.check_every,
+            settings.snapshots if with_snapshots else (),
+        )
+        b = (residual / norm[:, None, None]).to(arithmetic.state)
+        with float32_products(tensor_float=arithmetic.tensor_float):
+            iterates = conjugate_gradients(system, b, preconditioner, limits)
+        scale = problem.scale[index]
+        unit = torch.where(scale > 0, norm / scale, 0.0)[:, None, None]
+        snapshots = {iteration: X.to(torch.float64) * unit for iteration, X in iterates.snapshots.items()}
+        return replace(iterates, X=iterates.X.to(torch.float64) * unit, snapshots=snapshots)
+
+    def _take(
+        self,
+        outcome: Outcome,
+        index: Tensor,
+        residual: Tensor,
+        iterates: Iterates,
+        arithmetic: Arithmetic,
+        *,
+        first: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Add what an iteration found to the outcome; returns the systems that must go on, and their residuals.
+
+        A later cycle that made the residual worse is undone. The first is not: there the residual may well rise, while
+        the quadratic falls with every iteration.
+        """
+        settings = self.settings
+        problem = self.problem if len(index) == self.problem.systems else self.problem.select(index)
+        correction = outcome.correction[index]
+        if first:
+            outcome.snapshots = {key: correction + X for key, X in iterates.snapshots.items()}
+        before = norms(residual)
+        new_residual, losses = problem.residual(correction + iterates.X, outcome.shift[index])
+        after = norms(new_residual)
+        accepted = torch.ones_like(after, dtype=torch.bool) if first else after < before
+        norm = torch.where(accepted, after, before)
+        reached = norm <= SLACK * settings.tolerance * problem.reference_norm
+        claimed = (iterates.state == CONVERGED) | (iterates.state == STAGNATED)
+        state = torch.where(claimed, STAGNATED, iterates.state).masked_fill(reached, CONVERGED)
+        iterations = outcome.iterations[index] + iterates.iterations
+        chosen = accepted[:, None, None]
+        part = replace(
+            outcome,
+            correction=torch.where(chosen, correction + iterates.X, correction),
+            shift=outcome.shift[index],
+            iterations=iterations,
+            state=state,
+            residual_norm=norm,
+            losses=torch.where(accepted, losses, outcome.losses[:, index]),
+            radius_active=outcome.radius_active[index],
+        )
+        outcome.put(index, part)
+        worth_it = claimed & (norm < 0.5 * before)
+        again = ~reached & (iterations < settings.max_iterations) & (worth_it | arithmetic.narrow)
+        left = again.nonzero().flatten()
+        return index[left], torch.where(chosen, new_residual, residual)[left]
+
+    def _with_snapshots(self, outcome: Outcome) -> Outcome:
+        """A system that stopped before a snapshot was taken has its final value there."""
+        for iteration in self.settings.snapshots:
+            kept = outcome.snapshots.get(iteration, outcome.correction)
+            reached = (outcome.iterations >= iteration)[:, None, None]
+            outcome.snapshots[iteration] = torch.where(reached, kept, outcome.correction)
+        return outcome

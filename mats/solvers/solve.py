@@ -1,0 +1,125 @@
+"""From a quadratic, its targets and a start to a solution with certificates: choose, solve, certify."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mats.errors import NonFiniteWeights, RequestError, ShapeMismatch
+from mats.quadratics import Quadratic
+from mats.quadratics.checks import check_finite, check_targets
+from mats.solvers.basis import CUTOFFS, JointBasis, joint_basis
+from mats.solvers.certify import certify
+from mats.solvers.closed_form import dense_basis, solve_in_basis
+from mats.solvers.iterative import IterativeSolver
+from mats.solvers.outcome import Outcome
+from mats.solvers.pair import is_pair, solve_pair
+from mats.solvers.problem import Problem, make_problem
+from mats.solvers.radius import solve_within_radius
+from mats.solvers.settings import SolverSettings
+from mats.solvers.solution import Solution
+
+AUTO_DENSE_LIMIT = 256  # unknowns up to which `auto` forms the matrix rather than iterate
+
+
+def solve_quadratic(
+    quadratic: Quadratic,
+    targets: Sequence[Tensor] | Tensor,
+    start: Tensor,
+    settings: SolverSettings | None = None,
+) -> Solution:
+    """Minimise Σ_i λ_i ½ ⟨X − W_i, C_i (X − W_i)⟩ + ½ μ ‖X − x0‖² for L systems of one shape.
+
+    Args:
+        quadratic: the curvatures C_i and the weights λ_i.
+        targets: W_i, m tensors [L, out, in] of any floating dtype (or one [m, L, out, in]); not modified.
+        start: x0 [L, out, in].
+        settings: how to solve; None: the defaults.
+
+    Returns:
+        The values [L, out, in] and one certificate per system. A system that was not solved is data, not an error.
+
+    Raises:
+        ShapeMismatch: targets or start do not have the systems' shape.
+        NonFiniteWeights, NonFiniteStatistic: NaN or infinity among the inputs, with the place.
+        RequestError: impossible curvatures, or no closed form where `direct` was asked for.
+    """
+    settings = settings or SolverSettings()
+    _check_inputs(quadratic, targets, start, settings)
+    problem = make_problem(quadratic, list(targets), start, settings.reference)
+    check_finite("right-hand side Σ λ C (W − x0), in float64", problem.rhs)
+    cutoff = CUTOFFS.get(quadratic.dtype, 1e-6) if settings.cutoff is None else settings.cutoff
+    shift = torch.full_like(problem.scale, settings.anchor)
+    outcome, basis = _solve(problem, settings, shift, cutoff)
+    return _solution(problem, outcome, basis, settings, cutoff)
+
+
+def _check_inputs(
+    quadratic: Quadratic, targets: Sequence[Tensor] | Tensor, start: Tensor, settings: SolverSettings
+) -> None:
+    """Shapes always; numbers where the settings say so."""
+    check_targets(targets, quadratic.models, quadratic.shape)
+    if tuple(start.shape) != quadratic.shape:
+        raise ShapeMismatch(f"start has shape {tuple(start.shape)}; expected {quadratic.shape} (L, out, in)")
+    if settings.validate:
+        check_finite("start", start, error=NonFiniteWeights)
+        for model in range(quadratic.models):
+            check_finite(f"target {model}", targets[model], error=NonFiniteWeights)
+        quadratic.check_values()
+
+
+def _solve(
+    problem: Problem, settings: SolverSettings, shift: Tensor, cutoff: float
+) -> tuple[Outcome, JointBasis | None]:
+    """The outcome, and the joint eigenbasis if one was needed."""
+    if settings.name in ("direct", "auto") and not settings.snapshots:
+        solved = _closed_form(problem, settings, shift, cutoff)
+        if solved is not None:
+            return solved
+        if settings.name == "direct":
+            raise RequestError(
+                f"solver direct has no closed form for {problem.quadratic.models} models of shape "
+                f"{problem.quadratic.shape[1:]} with anchor {settings.anchor}, radius {settings.radius}; use pcg"
+            )
+    basis = None
+    if settings.name != "cg":
+        state = torch.float64 if settings.precision == "float64" else torch.float32
+        basis = joint_basis(problem.quadratic, problem.scale).to(state)
+    solver = IterativeSolver(problem, settings, basis, cutoff)
+    if settings.radius is None:
+        return solver.solve(shift), basis
+    return solve_within_radius(problem, solver.solve, shift, settings.radius), basis
+
+
+def _closed_form(
+    problem: Problem, settings: SolverSettings, shift: Tensor, cutoff: float
+) -> tuple[Outcome, JointBasis | None] | None:
+    """The closed form of this problem, if it has one."""
+    quadratic = problem.quadratic
+    unknowns = quadratic.shape[1] * quadratic.shape[2]
+    if quadratic.sides.exact:
+        basis = joint_basis(quadratic, problem.scale)
+        return solve_in_basis(problem, basis, shift, settings.radius, cutoff), basis
+    if is_pair(quadratic) and settings.anchor == 0 and settings.radius is None:
+        return solve_pair(problem, cutoff), None
+    limit = settings.dense_limit if settings.name == "direct" else min(AUTO_DENSE_LIMIT, settings.dense_limit)
+    if unknowns <= limit:
+        basis = dense_basis(quadratic, problem.scale)
+        return solve_in_basis(problem, basis, shift, settings.radius, cutoff), None
+    return None
+
+
+def _solution(
+    problem: Problem, outcome: Outcome, basis: JointBasis | None, settings: SolverSettings, cutoff: float
+) -> Solution:
+    """Values in the callers' precision, and certificates."""
+    if basis is None and settings.measure_null_share:
+        basis = joint_basis(problem.quadratic, problem.scale)
+    null_share = None if basis is None else basis.null_share(outcome.correction, cutoff)
+    wide = settings.precision == "float64" or any(target.dtype == torch.float64 for target in problem.targets)
+    dtype = torch.float64 if wide else torch.float32
+    value = (problem.start + outcome.correction).to(dtype)
+    snapshots = {key: (problem.start + X).to(dtype) for key, X in sorted(outcome.snapshots.items())}
+    return Solution(value, snapshots, certify(problem, outcome, null_share, settings.tolerance))
