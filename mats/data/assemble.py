@@ -14,7 +14,7 @@ from mats.data.images import pixel_values
 from mats.data.padding import NOT_SCORED, pad_rows, real_positions, shift_right
 from mats.data.processors import Processor
 from mats.data.spec import DatasetSpec, ImageSettings
-from mats.errors import DataError
+from mats.errors import DataError, InputsMismatch
 
 
 def image_batch(examples: Sequence[Example], settings: ImageSettings) -> Batch:
@@ -41,7 +41,7 @@ def text_to_text_batch(examples: Sequence[Example], spec: DatasetSpec, processor
                 f"example {example.example_id}: target {example.target!r} has no tokens; nothing could be scored"
             )
     labels = pad_rows(targets, NOT_SCORED)
-    inputs["decoder_input_ids"] = _decoder_inputs(labels, processor)
+    inputs["decoder_input_ids"] = shift_right(labels, start_id=processor.decoder_start_id, pad_id=processor.pad_id)
     choices = gold = None
     if examples[0].choices:
         choices = _choice_tokens(examples, spec, processor)
@@ -53,20 +53,14 @@ def language_modeling_batch(examples: Sequence[Example], spec: DatasetSpec, proc
     """Texts to continue. Labels are the input ids where scored: not at padding, not at the first token, which nothing
     predicts, and not in the prompt of an example with a target unless `score_prompt`.
     """
-    rows, scored_from = [], []
-    for example in examples:
-        prompt = _tokenise([example.text], None, processor, spec.max_length)["input_ids"][0]
-        target: list[int] = []
-        if example.target is not None:
-            target = processor.tokenizer([example.target], add_special_tokens=False)["input_ids"][0][
-                : spec.max_length - 1
-            ]
-            prompt = prompt[
-                max(0, len(prompt) + len(target) - spec.max_length) :
-            ]  # the target is kept whole if it can be
-        rows.append([*prompt, *target])
-        scored_from.append(1 if example.target is None or spec.score_prompt else max(1, len(prompt)))
-        if scored_from[-1] >= len(rows[-1]):
+    parts = [_prompt_and_target(example, spec, processor) for example in examples]
+    rows = [[*prompt, *target] for prompt, target in parts]
+    scored_from = [
+        max(1, len(prompt)) if example.target is not None and not spec.score_prompt else 1
+        for example, (prompt, _) in zip(examples, parts, strict=True)
+    ]
+    for example, row, start in zip(examples, rows, scored_from, strict=True):
+        if start >= len(row):
             raise DataError(f"example {example.example_id}: has no token to predict; a longer text would be right")
     side = spec.padding_side
     input_ids, mask = pad_rows(rows, processor.pad_id, side=side), real_positions(rows, side=side)
@@ -79,6 +73,22 @@ def language_modeling_batch(examples: Sequence[Example], spec: DatasetSpec, proc
     if side == "left":
         inputs["position_ids"] = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     return Batch(inputs, _ids(examples), "language_modeling", mask, None, labels)
+
+
+def _prompt_and_target(example: Example, spec: DatasetSpec, processor: Processor) -> tuple[list[int], list[int]]:
+    """Token ids of both, together at most `max_length`: what is too long loses the prompt's beginning (but the begin
+    token) before the target's end, for the words next to the target matter most.
+    """
+    if example.target is None:
+        return _tokenise([example.text], None, processor, spec.max_length)["input_ids"][0], []
+    tokenizer = processor.tokenizer
+    prompt: list[int] = tokenizer([example.text], truncation=False)["input_ids"][0]
+    target: list[int] = tokenizer([example.target], add_special_tokens=False, truncation=False)["input_ids"][0]
+    _check_ids([prompt, target], processor)
+    kept = 1 if prompt[:1] == [tokenizer.bos_token_id] else 0
+    target = target[: spec.max_length - max(1, kept)]
+    excess = max(0, len(prompt) + len(target) - spec.max_length)
+    return [*prompt[:kept], *prompt[kept + excess :]], target
 
 
 def _ids(examples: Sequence[Example]) -> tuple[str, ...]:
@@ -113,6 +123,7 @@ def _tokenise(
 ) -> dict[str, list[list[int]]]:
     """Token ids of each text or pair, cut to `max_length` (special tokens kept), unpadded."""
     encoded: Any = processor.tokenizer(texts, pairs, truncation=True, max_length=max_length, padding=False)
+    _check_ids(encoded["input_ids"], processor)
     return dict(encoded)
 
 
@@ -120,7 +131,22 @@ def _tokenise_targets(texts: list[str], spec: DatasetSpec, processor: Processor)
     longest = spec.max_target_length or spec.max_length
     encoded = processor.tokenizer(text_target=texts, truncation=True, max_length=longest, padding=False)
     ids: list[list[int]] = encoded["input_ids"]
+    _check_ids(ids, processor)
     return ids
+
+
+def _check_ids(rows: Sequence[Sequence[int]], processor: Processor) -> None:
+    """An id without an embedding would end in an index error deep inside the model, or stop the GPU.
+
+    Raises:
+        InputsMismatch: the tokenizer makes an id that the model does not have.
+    """
+    largest = max((max(row) for row in rows if row), default=0)
+    if processor.vocabulary_size is not None and largest >= processor.vocabulary_size:
+        raise InputsMismatch(
+            f"token id {largest} is beyond the model's vocabulary of {processor.vocabulary_size}; "
+            "the tokenizer of this very model would be right"
+        )
 
 
 def _choice_tokens(examples: Sequence[Example], spec: DatasetSpec, processor: Processor) -> Tensor:
@@ -135,9 +161,3 @@ def _choice_tokens(examples: Sequence[Example], spec: DatasetSpec, processor: Pr
             )
     padded = pad_rows(rows, NOT_SCORED)
     return padded.view(len(examples), len(examples[0].choices), -1)
-
-
-def _decoder_inputs(labels: Tensor, processor: Processor) -> Tensor:
-    if processor.decoder_start_id is None:
-        raise DataError("text_to_text: the processor has no decoder start id; load it with mats.data.load_processor")
-    return shift_right(labels, start_id=processor.decoder_start_id, pad_id=processor.pad_id)

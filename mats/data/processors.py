@@ -10,6 +10,8 @@ from typing import Any
 from mats.data.spec import DatasetSpec
 from mats.errors import DataError, RequestError
 
+VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tekken.json")  # or any *.model of sentencepiece
+
 
 @dataclass(frozen=True)
 class Processor:
@@ -18,12 +20,14 @@ class Processor:
     Attributes:
         tokenizer: A transformers tokenizer.
         pad_id: Id at padding; masked everywhere, so its value is without effect on any result.
-        decoder_start_id: First decoder input of encoder–decoder models; None for others.
+        decoder_start_id: First decoder input of encoder–decoder models.
+        vocabulary_size: Rows of the model's embedding, where known; an id beyond them belongs to another model.
     """
 
     tokenizer: Any
     pad_id: int
-    decoder_start_id: int | None = None
+    decoder_start_id: int
+    vocabulary_size: int | None = None
 
 
 def load_processor(path: str | Path, spec: DatasetSpec, *, fallback: str | Path | None = None) -> Processor | None:
@@ -55,7 +59,7 @@ def as_processor(tokenizer: Any, config: dict[str, Any] | None = None) -> Proces
     candidates = (config.get("pad_token_id"), tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     pad_id = next(int(candidate) for candidate in candidates if candidate is not None)
     start = config.get("decoder_start_token_id")
-    return Processor(tokenizer, pad_id, int(start) if start is not None else pad_id)
+    return Processor(tokenizer, pad_id, int(start) if start is not None else pad_id, config.get("vocab_size"))
 
 
 def _load_tokenizer(places: list[str]) -> tuple[Any, str]:
@@ -63,8 +67,8 @@ def _load_tokenizer(places: list[str]) -> tuple[Any, str]:
 
     reasons = []
     for place in places:
-        if Path(place).is_file():
-            reasons.append(f"{place}: is a file")
+        if fault := _folder_fault(Path(place)):
+            reasons.append(f"{place}: {fault}")
             continue
         try:
             return AutoTokenizer.from_pretrained(place), place
@@ -72,6 +76,17 @@ def _load_tokenizer(places: list[str]) -> tuple[Any, str]:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             reasons.append(f"{place}: {lines[0]}")
     raise RequestError(f"no tokenizer found ({'; '.join(reasons)}); a folder with tokenizer.json would be right")
+
+
+def _folder_fault(path: Path) -> str | None:
+    """Why a local path has no tokenizer. transformers 5 makes an *empty* one for a folder that has only a model."""
+    if path.is_file():
+        return "is a file"
+    if not path.is_dir():
+        return None  # perhaps a hub id
+    if any(file.name in VOCABULARY_FILES or file.suffix == ".model" for file in path.iterdir()):
+        return None
+    return "the folder has no tokenizer files"
 
 
 def _read_config(source: str) -> dict[str, Any]:

@@ -98,22 +98,22 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _faults(error: ValidationError, where: str) -> list[str]:
-    """One line per fault: file, key, what is wrong, the value received."""
-    faults: list[str] = []
+    """One line per fault: file, key, the value received, what would be right. Alternatives of one key share a line."""
+    faults: dict[str, list[str]] = {}
     for detail in error.errors(include_url=False):
         location = [str(part) for part in detail["loc"] if not _is_variant(part)]
         prefix = f"{where}: {'.'.join(location)}: " if location else f"{where}: "
         if detail["type"] == "extra_forbidden":
-            faults.append(f"{prefix}unknown key{_nearest_key(location)}")
+            faults[f"{prefix}unknown key{_nearest_key(location)}"] = []
         elif detail["type"] == "missing":
-            faults.append(f"{prefix}missing")
+            faults[f"{prefix}missing"] = []
         elif detail["type"] == "value_error":
-            faults += [prefix + line for line in str(detail["ctx"]["error"]).splitlines()]
+            faults.update({prefix + line: [] for line in str(detail["ctx"]["error"]).splitlines()})
         else:
             received = repr(detail["input"])
             shown = received if len(received) <= 60 else received[:57] + "…"
-            faults.append(f"{prefix}{shown}: {_lower_first(detail['msg'])}")
-    return list(dict.fromkeys(faults))
+            faults.setdefault(f"{prefix}{shown}; ", []).append(_plain_words(detail["msg"]))
+    return [fault + " or ".join(dict.fromkeys(alternatives)) for fault, alternatives in faults.items()]
 
 
 def _is_variant(part: str | int) -> bool:
@@ -153,5 +153,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for argument in typing.get_args(annotation) for model in _models_in(argument)]
 
 
-def _lower_first(message: str) -> str:
-    return message[:1].lower() + message[1:]
+def _plain_words(message: str) -> str:
+    """Pydantic's message in the words of YAML."""
+    message = re.sub(r" or instance of \w+|, unable to parse .*", "", message.replace("tuple", "list"))
+    return (message[:1].lower() + message[1:]).replace("dictionary", "mapping")
