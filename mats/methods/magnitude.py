@@ -14,6 +14,8 @@ from torch import Tensor
 
 HIGH_BITS, LOW_BITS = 15, 16
 LARGEST = 1 << 25  # entries kept inside a bracket: 128 MiB
+SAMPLE_BLOCK = 512  # neighbouring entries read together in a sample
+STANDARD_ERRORS = 6.0  # half-width of a bracket; a miss costs two passes, never exactness
 
 
 def kept_rank(total: int, density: float) -> int:
@@ -43,19 +45,21 @@ class BracketSelection:
     def from_sample(cls, magnitudes: Tensor, density: float) -> BracketSelection:
         """The bracket in which the threshold for `density` lies almost surely, judged by a sample of the magnitudes.
 
-        The margin is 6 standard errors of a sampled quantile, doubled because neighbouring entries are alike.
+        Args:
+            magnitudes: flat fp32, in the order of storage, in blocks of about `SAMPLE_BLOCK` neighbours.
+            density: the share to keep; the threshold is near the (1 − density) quantile.
         """
         values = magnitudes.cpu().numpy()
-        size = values.size
-        share = 1.0 - density
-        margin = 12.0 * (share * density / max(size, 1)) ** 0.5
-        low = max(int((share - margin) * size) - 2, 0)
-        high = int((share + margin) * size) + 3
-        if low == 0 or high >= size:  # so few entries, or so many to keep, that the sample says nothing on one side
-            lower = float(np.partition(values, low)[low]) if low > 0 else 0.0
-            return cls(lower, float(np.partition(values, high)[high]) if high < size else float("inf"))
-        ordered = np.partition(values, (low, high))
-        return cls(float(ordered[low]), float(ordered[high]))
+        size, share = values.size, 1.0 - density
+        if size == 0:
+            return cls(0.0, float("inf"))
+        middle = min(int(share * size), size - 1)
+        margin = STANDARD_ERRORS * _share_error(values >= np.partition(values, middle)[middle])
+        low, high = int((share - margin) * size) - 2, int((share + margin) * size) + 3
+        places = (max(low, 0), min(high, size - 1))
+        ordered = np.partition(values, places)
+        # beyond the ends of the sample lies whatever it did not meet
+        return cls(float(ordered[low]) if low >= 0 else 0.0, float(ordered[high]) if high < size else float("inf"))
 
     def add(self, magnitudes: Tensor) -> None:
         """Take in a piece, flat, fp32, at least 0. (NumPy's masks cost a tenth of torch's on a CPU.)"""
@@ -124,3 +128,18 @@ class RadixSelection:
         digit = int(torch.searchsorted(cumulative, self._place))
         self._place -= int(cumulative[digit] - self._counts[digit])
         return digit
+
+
+def _share_error(above: npt.NDArray[np.bool_]) -> float:
+    """Standard error of the share of True in a sample of blocks that are spread evenly.
+
+    Neighbours are alike (rows of an embedding that no task used), so blocks count, not entries; and successive blocks
+    are compared, so that layers of different size do not count as noise: Σ (f_j − f_{j+1})² / 2 = n² · error².
+    """
+    share = float(above.mean())
+    independent = (share * (1.0 - share) / above.size) ** 0.5
+    blocks = above[: above.size - above.size % SAMPLE_BLOCK].reshape(-1, SAMPLE_BLOCK).mean(axis=1)
+    if blocks.size < 2:
+        return independent
+    clustered = (float(np.square(np.diff(blocks)).sum()) / 2.0) ** 0.5 / blocks.size
+    return max(independent, clustered)

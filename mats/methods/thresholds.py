@@ -14,7 +14,6 @@ from mats.progress import Progress
 
 SAMPLE_SHARE = 64  # one entry in so many is looked at before the pass, within the next two bounds
 SMALLEST_SAMPLE, LARGEST_SAMPLE = 1 << 20, 1 << 23  # of a million, 1 % of all entries lie inside the bracket
-SMALLEST_PIECE = 64  # entries per tensor, so that small tensors are seen too
 
 
 def magnitudes(name: str, tensor: Tensor, base: Tensor) -> Iterator[Tensor]:
@@ -89,10 +88,8 @@ class _Stream:
 def _by_bracket(stream: _Stream, sampler: Sampler, models: int, density: float) -> dict[int, float]:
     """Thresholds of the models whose sample bracketed them, in one pass."""
     total = sum(sampler.numel(name) for name in stream.names)
-    selections = {}
-    for model in range(models):
-        sample = _sample(sampler, model, stream.names, total)
-        selections[model] = BracketSelection.from_sample(sample, density)
+    samples = _samples(sampler, models, stream.names, total)
+    selections = {model: BracketSelection.from_sample(sample, density) for model, sample in enumerate(samples)}
     total = stream.show("ties: thresholds", selections)
     rank = kept_rank(total, density)
     results = {model: selection.result(rank) for model, selection in selections.items()}
@@ -111,13 +108,14 @@ def _by_radix(stream: _Stream, models: Sequence[int], density: float) -> dict[in
     return {model: selection.result() for model, selection in selections.items()}
 
 
-def _sample(sampler: Sampler, model: int, names: Sequence[str], total: int) -> Tensor:
-    """Magnitudes of one entry in `SAMPLE_SHARE` of a model's task vector, each tensor in proportion to its size."""
+def _samples(sampler: Sampler, models: int, names: Sequence[str], total: int) -> list[Tensor]:
+    """Magnitudes of one entry in `SAMPLE_SHARE` of each model's task vector, in proportion from every tensor."""
     wanted = min(max(total // SAMPLE_SHARE, SMALLEST_SAMPLE), LARGEST_SAMPLE)
-    pieces: list[Tensor] = []
+    pieces: list[list[Tensor]] = [[torch.empty(0)] for _ in range(models)]
     for name in names:
-        count = max(SMALLEST_PIECE, round(wanted * sampler.numel(name) / max(total, 1)))
-        tensor, base = sampler.sample(model, name, count), sampler.sample(None, name, count)
+        count = round(wanted * sampler.numel(name) / max(total, 1)) + 1
+        base = sampler.sample(None, name, count)
         if is_mergeable(base.dtype):
-            pieces.extend(magnitudes(name, tensor, base))
-    return torch.cat(pieces) if pieces else torch.empty(0)
+            for model in range(models):
+                pieces[model].extend(magnitudes(name, sampler.sample(model, name, count), base))
+    return [torch.cat(parts) for parts in pieces]

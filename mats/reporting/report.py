@@ -43,7 +43,8 @@ class LayerEntry(TypedDict):
 
     name: str  # the weight's name in the checkpoint
     rule: str
-    shape: list[int]
+    shape: list[int]  # [out, in] as solved: conv unfolded, one more column for a bias solved along
+    bias: NotRequired[str | None]  # the bias solved along with the weight
     iterations: NotRequired[int | None]
     relative_residual: NotRequired[float | None]  # recomputed, not the recurrence
     converged: NotRequired[bool | None]

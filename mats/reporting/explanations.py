@@ -1,0 +1,66 @@
+"""One sentence and one formula for each method, rule and reason to stop, as reports and cards tell them."""
+
+from __future__ import annotations
+
+METHODS = {
+    "average": ("Weighted average of the models.", "W = Σ w_i W_i / Σ w_i", "arXiv:2203.05482"),
+    "task_arithmetic": (
+        "The base plus the scaled sum of task vectors.",
+        "W = W_0 + s Σ w_i (W_i − W_0)",
+        "arXiv:2212.04089",
+    ),
+    "ties": (
+        "Task vectors trimmed to their largest entries, a sign elected for each entry, agreeing values averaged.",
+        "W = W_0 + s · mean of the trimmed τ_i that agree with sign Σ w_i τ_i",
+        "arXiv:2306.01708",
+    ),
+    "fisher": (
+        "Average weighted, entry by entry, by each model's diagonal Fisher information.",
+        "(Σ λ_i F_i + μ)(W − x0) = Σ λ_i F_i (W_i − x0)",
+        "arXiv:2111.09832",
+    ),
+    "regmean": (
+        "The layers whose outputs are closest to each model's on that model's own inputs.",
+        "(W − x0)(Σ λ_i A_i + μ I) = Σ λ_i (W_i − x0) A_i",
+        "arXiv:2212.09849",
+    ),
+    "mats": (
+        "Models matched in their task subspaces: the Kronecker-factored curvature around each, from a start x0.",
+        "Σ λ_i G_i (W − W_i) A_i + μ (W − x0) = 0",
+        "arXiv:2312.04339",
+    ),
+    "base": ("The base model, unchanged.", "W = W_0", ""),
+}
+"""method → (sentence, formula, paper)"""
+
+RULES = {
+    "kfac": "input Gram and output-gradient Gram of the layer",
+    "input_gram": "input Gram of the layer",
+    "block": "dense Fisher block of a vector",
+    "diagonal": "diagonal Fisher",
+    "identity": "identity curvature (average)",
+    "init": "no curvature: the start x0",
+    "base": "taken from the base",
+    "not_floating": "not floating point: taken from the base",
+}
+"""rule → what it uses; a rule not listed is a method of that name"""
+
+
+def method_sentence(method: str) -> str:
+    """What a method does, in one sentence; empty for a method unknown here."""
+    return METHODS.get(method, ("", "", ""))[0]
+
+
+def method_formula(method: str) -> str:
+    """The equation a method solves."""
+    return METHODS.get(method, ("", "", ""))[1]
+
+
+def method_paper(method: str) -> str:
+    """`arXiv:…` of the method's paper; empty where there is none."""
+    return METHODS.get(method, ("", "", ""))[2]
+
+
+def rule_meaning(rule: str) -> str:
+    """What merged the parameters under `rule`."""
+    return RULES.get(rule, f"merged by {rule}")
