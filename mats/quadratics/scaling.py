@@ -1,7 +1,7 @@
 """From the store's sums to C_i: the divisors, and the published off-diagonal scale. Pure functions of numbers.
 
-A store holds sums: A_sum = Σ a aᵀ over the T_a real rows at a site, G_sum = Σ δ δᵀ over the T_g rows of a layer, both over
-N examples. Three scalings make a curvature of them:
+A store holds sums: A_sum = Σ a aᵀ over the T_a real rows at a site, G_sum = Σ δ δᵀ over the T_g rows of a layer, both
+over N examples. Three scalings make a curvature of them:
 
 * `examples` (the K-FAC block): C = (1/N) · G_sum ⊗ (A_sum / T_a), a mean over examples; that is
   (T/N) · E[δδᵀ] ⊗ E[aaᵀ] with T rows, and A_sum · G_sum ÷ (N · T). An input Gram alone, a diagonal, a block: sums ÷ N.
