@@ -78,6 +78,7 @@ def examine(
         sketches.install(model)
         logits = model_logits(model, first.batch.inputs)
         sketches.listening = False
+        sketches.recorder.judge_calls()
         losses = next(first.terms(logits)).losses
         examination = Examination(sketches.recorder)
         found = _gradient_sketches(floating, losses, losses.new_ones(_EXAMPLES), sketches, retain=True)

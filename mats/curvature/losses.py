@@ -54,7 +54,11 @@ def scored_positions(batch: Batch, logits: Tensor) -> tuple[Tensor, Tensor]:
     if batch.task in CLASSIFICATION:
         return logits.unsqueeze(1), batch.labels.unsqueeze(1)
     if batch.task == "language_modeling":
-        return logits[:, :-1], batch.labels[:, 1:]
+        labels = batch.labels[:, 1:]
+        if batch.input_mask is not None:
+            # With padding on the left, the first real token would be predicted from a padding position.
+            labels = labels.masked_fill(~batch.input_mask[:, :-1], IGNORED)
+        return logits[:, :-1], labels
     return logits, batch.labels
 
 

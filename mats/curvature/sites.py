@@ -42,8 +42,9 @@ class CallRecorder:
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.calls: dict[str, list[Call]] = {}
-        # References keep addresses from being used again, which would make two tensors look like one.
-        self._alive: list[Tensor] = []
+        # Held until all calls are judged: the encoder runs before the decoder's ids are seen, and an address that is
+        # used again would make two tensors look like one.
+        self._seen: list[tuple[str, LayerRule, Tensor, tuple[Any, ...]]] = []
         self._roots: list[Any] = []
         self._reaches_target: dict[Any, bool] = {}
 
@@ -55,15 +56,31 @@ class CallRecorder:
 
     def note_call(self, name: str, rule: LayerRule, inputs: Tensor) -> None:
         """Remember one call of the layer `name`."""
-        self._alive.append(inputs)
+        self._seen.append((name, rule, inputs, _identity(rule, inputs)))
+
+    def judge_calls(self) -> None:
+        """After the forward pass: decide each call's side and whether its mask fits, and let the tensors go.
+
+        Raises:
+            ShapeMismatch: A mask has another length than the tokens it is for.
+            InputsMismatch: Encoder and decoder tokens cannot be told apart.
+        """
+        for name, rule, inputs, identity in self._seen:
+            self.calls.setdefault(name, []).append(self._judge(name, rule, inputs, identity))
+        self._seen.clear()
+        self._roots.clear()
+        self._reaches_target.clear()
+
+    def _judge(self, name: str, rule: LayerRule, inputs: Tensor, identity: tuple[Any, ...]) -> Call:
         source = matching_ids(self.batch, inputs) if isinstance(rule, EmbeddingRule) else None
         side = self._side(inputs, source)
-        problem = None
         if isinstance(rule, EmbeddingRule) and source is None:
-            problem = "its ids are not among the model's inputs, so their positions cannot be told apart by example"
+            problem: str | None = (
+                "its ids are not among the model's inputs, so their positions cannot be told apart by example"
+            )
         else:
             problem = self._mask_problem(name, rule.leading_shape(inputs), side)
-        self.calls.setdefault(name, []).append(Call(_identity(rule, inputs), side, problem))
+        return Call(identity, side, problem)
 
     def _mask_problem(self, name: str, leading: tuple[int, ...], side: Side) -> str | None:
         """Why the mask does not apply; a batch of the right form with the wrong length is an error."""
