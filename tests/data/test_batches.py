@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mats.data import DatasetSpec, Example, Processor, as_processor, make_batches, pad_rows, real_positions, shift_right
@@ -23,6 +23,7 @@ def ids(tokenizer: Any, *texts: str) -> list[int]:
     return list(tokenizer(*texts)["input_ids"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 9), max_size=6), min_size=1, max_size=5), st.sampled_from(["left", "right"]))
 def test_padding_keeps_every_row_and_the_mask_finds_it(rows: list[list[int]], side: str) -> None:
     padded, mask = pad_rows(rows, -1, side=side), real_positions(rows, side=side)

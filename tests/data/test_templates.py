@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mats.data.templates import MissingFieldError, parse_template
@@ -39,11 +39,13 @@ def test_value_is_never_parsed_again() -> None:
     assert parse_template("{a}").render({"a": "{b} {{ {0.__class__}"}) == "{b} {{ {0.__class__}"
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_escaped_text_comes_back(text: str) -> None:
     assert parse_template(text.replace("{", "{{").replace("}", "}}")).render({}) == text
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text("abc_", min_size=1), st.text(), min_size=1))
 def test_any_row_renders_as_python_concatenation(row: dict[str, str]) -> None:
     template = "|".join("{" + key + "}" for key in row)
