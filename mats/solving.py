@@ -69,8 +69,8 @@ def solve(
         quadratic: a `mats.quadratics.Quadratic` of shape (L, out, in); excludes the three above.
         start: x0, in the shape of one target: where the merge stays in directions that no model sees. None: the mean.
         model_weights: λ_i, finite and at least 0; None: all 1.
-        solver: `pcg` preconditioned conjugate gradients, `cg` plain ones (as published), `direct` a closed form (refused if
-            there is none), `auto` a closed form where there is one.
+        solver: `pcg` preconditioned conjugate gradients, `cg` plain ones (as published), `direct` a closed form (an
+            error if there is none), `auto` a closed form where there is one.
         anchor: strength of the pull toward the start, relative to the mean curvature; 0 for none.
         radius: longest move ‖X − x0‖, in units of the farthest model's distance from the start; None: no bound.
         tolerance: relative residual to reach.

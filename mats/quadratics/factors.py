@@ -69,5 +69,5 @@ def weighted_sum(stack: Tensor, weights: Sequence[float] | Tensor) -> Tensor:
     total = torch.zeros(stack.shape[1:], dtype=torch.float64, device=stack.device)
     for model in range(stack.shape[0]):
         factor = factors[model].reshape(-1, *[1] * (total.dim() - 1))
-        total.add_(stack[model].to(torch.float64).mul_(factor))
+        total.addcmul_(stack[model].to(torch.float64), factor)
     return total
