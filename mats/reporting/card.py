@@ -25,7 +25,7 @@ def model_card(report: Report, *, title: str = "Merged model", has_plot: bool = 
     """The card as Markdown with YAML front matter. `has_plot`: layers.png lies beside it."""
     sections = [
         _front_matter(report),
-        f"# {title}\n\nThis model was made by [merging](https://arxiv.org/abs/2312.04339) "
+        f"# {title}\n\nThis model was made by merging "
         f"{len(report['models'])} models with `mats` {report['mats_version']}.",
         _how(report),
         _models(report),

@@ -55,11 +55,12 @@ def _header(report: Report) -> str:
 
 def _tiles(report: Report) -> str:
     worst, missed = worst_residual(report), len(unconverged(report))
-    tiles = [
-        (compact(report["parameters"]["total"]), "parameters"),
-        (percent(covered_share(report)), "of them merged by curvature"),
-        (whole(len(solved_layers(report))), "systems solved"),
-    ]
+    tiles = [(compact(report["parameters"]["total"]), "parameters")]
+    if solved := solved_layers(report):
+        tiles += [
+            (percent(covered_share(report)), "of them merged by curvature"),
+            (whole(len(solved)), "systems solved"),
+        ]
     if worst is not None:
         tiles += [
             (short(worst.get("relative_residual")), "largest true relative residual"),
@@ -165,7 +166,8 @@ def _layers(report: Report) -> str:
     note = f"<p class=soft>Reasons to stop: {reasons}.</p>" if reasons else ""
     filter_box = '<input type=search data-table=layers placeholder="filter: attention kfac" aria-label="filter layers">'
     table = html_table(layer_columns(report), layer_rows(report), name="layers", tall=True)
-    return f"<h2>Certificates</h2>{note}{filter_box}{table}"
+    title = "Certificates" if solved_layers(report) else "Tensors"
+    return f"<h2>{title}</h2>{note}{filter_box}{table}"
 
 
 def _names(report: Report) -> str:
