@@ -10,7 +10,8 @@ from mats.evaluation import compute_metrics
 ANSWERS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30)
 
 
-@settings(deadline=None)  # other work on the machine must not fail a test
+@pytest.mark.filterwarnings("ignore:A single label was found")
+@settings(deadline=None)
 @given(ANSWERS)
 def test_metrics_equal_scikit_learn(answers: list[tuple[int, int]]) -> None:
     metrics = pytest.importorskip("sklearn.metrics")
