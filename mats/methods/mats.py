@@ -1,4 +1,4 @@
-"""MaTS: Σ λ_i G_i (W − W_i) A_i = 0 by conjugate gradients, models matched in their task subspaces (arXiv 2312.04339)."""
+"""MaTS: Σ λ_i G_i (W − W_i) A_i = 0, models matched in their task subspaces (arXiv 2312.04339)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings shared by the methods that minimise a sum of quadratics (docs/ideas.md): what C_i is, where the solve starts.
+"""Settings shared by the methods that minimise a sum of quadratics: what C_i is, where the solve starts.
 
     L(W) = Σ_i λ_i ½⟨W − W_i, C_i (W − W_i)⟩ + ½ μ‖W − x0‖²,     μ = anchor · Σ_i λ_i · mean diagonal of C_i
 
@@ -7,7 +7,7 @@ A method differs from its siblings in which curvature it prefers (`fallback`) an
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Union
+from typing import Annotated, ClassVar, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,24 +27,30 @@ STATISTICS_OF: dict[str, tuple[str, ...]] = {
 }
 """The statistics of the store that each curvature reads."""
 
+Share = Annotated[float, Field(ge=0, le=1)]
 LayerKind = Literal["linear", "conv1d", "conv2d", "embedding"]
 
 
 class SolverChoice(BaseModel):
-    """How the systems of kfac and input_gram (and, by `cg`, all others) are solved."""
+    """How systems of kfac and input_gram (and, by `cg`, all others) are solved; see `mats.solvers.SolverSettings`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: Literal["auto", "pcg", "cg", "direct"] = Field(
         default="auto",
-        description="auto: closed form where there is one, else pcg; pcg: Kronecker-preconditioned; cg: as published; default auto.",
+        description="auto: closed form if there is one, else pcg; pcg: preconditioned; cg: as published; default auto.",
     )
     tolerance: float = Field(
         default=1e-4, ge=0, lt=1, description="Relative residual to reach, in [0, 1); default 1e-4."
     )
-    max_iterations: int = Field(default=200, ge=1, description="Iterations at most, ≥ 1; default 200.")
-    precision: Literal["float32", "float64"] = Field(
-        default="float32", description="Number format of the iteration; closed forms use float64; default float32."
+    max_iterations: int = Field(default=300, ge=1, description="Iterations at most, ≥ 1; default 300.")
+    precision: Literal["float32", "float64", "tf32_refined", "bfloat16_refined"] = Field(
+        default="float32",
+        description="Number format of the iteration; closed forms and residuals are float64 always; default float32.",
+    )
+    reference: Literal["correction", "weights"] = Field(
+        default="correction",
+        description="What residuals are relative to: the correction's right-hand side, or, as published, the weights'.",
     )
 
 
@@ -76,7 +82,7 @@ class QuadraticSettings(MethodSettingsBase):
             "published; unit: as examples, then mean diagonal 1; default examples."
         ),
     )
-    shrinkage: Union[float, Literal["ledoit_wolf", "oas"], None] = Field(  # noqa: UP007
+    shrinkage: Union[Share, Literal["ledoit_wolf", "oas"], None] = Field(  # noqa: UP007
         default=None,
         description="Pull of A and G toward scaled identity: a share in [0, 1], ledoit_wolf or oas; default none.",
     )

@@ -1,0 +1,122 @@
+"""What a merge says about itself: the plan in words, the report, the recipe, and what differs from run to run."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from mats.engine.devices import resolve_device
+from mats.engine.inputs import MergeInputs
+from mats.engine.memory import peak_memory
+from mats.engine.plan import MergePlan
+from mats.engine.request import MergeRequest
+from mats.reporting.report import SCHEMA_VERSION
+
+GIGABYTE = 1e9
+
+
+def describe_plan(plan: MergePlan, request: MergeRequest) -> list[str]:
+    """The plan, a line per fact, for the user to read before the work."""
+    rules = ", ".join(f"{rule} {count:,}" for rule, count in plan.by_rule.items())
+    lines = [
+        f"{len(plan.tensors)} tensors of {len(request.models)} models; parameters by rule: {rules}",
+        f"{len(plan.groups)} groups of layers; at most about {plan.peak_bytes / GIGABYTE:.2f} GB at once; "
+        f"{plan.output_bytes / GIGABYTE:.2f} GB to write",
+    ]
+    for label, names in (("lacks", plan.missing), ("has beyond the base", plan.extra)):
+        lines += [
+            f"model {model} {label}: {', '.join(found[:5])}{' …' if len(found) > 5 else ''}"
+            for model, found in names.items()
+            if found
+        ]
+    if plan.fallbacks:
+        name, reason = next(iter(plan.fallbacks.items()))
+        lines.append(f"{len(plan.fallbacks)} parameters fall back; the first is {name} ({reason})")
+    return lines + list(plan.notes)
+
+
+def build_report(
+    inputs: MergeInputs, plan: MergePlan, entries: Mapping[str, dict[str, Any]], fingerprints: Mapping[str, str]
+) -> dict[str, Any]:
+    """`report.json`: nothing in it differs between two runs of one request.
+
+    Args:
+        inputs, plan: of this merge.
+        entries: tensor name → its report entry, as kept by the writer (those of an interrupted run included).
+        fingerprints: model name → content, where known.
+    """
+    request = inputs.request
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "mats_version": package_version("mats"),
+        "method": request.method.name,
+        "base": request.base,
+        "models": [_model_entry(inputs, index, fingerprints) for index in range(len(request.models))],
+        "settings": request.method.model_dump(mode="json"),
+        "recipe": recipe_of(request),
+        "dtype": request.dtype,
+        "parameters": {"total": sum(info.numel for info in plan.tensors), "by_rule": plan.by_rule},
+        "layers": [entries[info.name] for info in plan.tensors if info.name in entries],
+        "missing": {model: list(names) for model, names in plan.missing.items() if names},
+        "extra": {model: list(names) for model, names in plan.extra.items() if names},
+        "tied": [list(group) for group in plan.tied],
+        "not_floating": [part.name for part in plan.streamed if part.rule == "not_floating"],
+        "notes": list(plan.notes),
+    }
+
+
+def _model_entry(inputs: MergeInputs, index: int, fingerprints: Mapping[str, str]) -> dict[str, Any]:
+    model = inputs.request.models[index]
+    used = index in inputs.opened_stores
+    return {
+        "name": model.name,
+        "path": model.path,
+        "weight": model.weight,
+        "fingerprint": fingerprints.get(model.name),
+        "metadata": str(model.metadata) if used else None,
+        "examples": inputs.store(index).examples if used else None,
+    }
+
+
+def recipe_of(request: MergeRequest) -> dict[str, Any]:
+    """The resolved recipe, or one written from the request when it was made by hand."""
+    if request.resolved_recipe:
+        return dict(request.resolved_recipe)
+    models = []
+    for model in request.models:
+        entry: dict[str, Any] = {"name": model.name, "path": model.path, "weight": model.weight}
+        if model.metadata is not None:
+            entry["metadata"] = str(model.metadata)
+        models.append(entry)
+    return {
+        "base": request.base,
+        "models": models,
+        "merge": request.method.model_dump(mode="json"),
+        "rules": [{"parameters": rule.parameters} | rule.method.model_dump(mode="json") for rule in request.rules],
+        "dtype": request.dtype,
+        "output": str(request.output),
+    }
+
+
+def build_run_info(request: MergeRequest, started: float) -> dict[str, Any]:
+    """`run.json`: times, memory, versions, device."""
+    return {
+        "started": datetime.fromtimestamp(started, tz=timezone.utc).isoformat(timespec="seconds"),
+        "seconds": round(time.time() - started, 3),
+        "peak_memory_bytes": peak_memory(),
+        "device": str(resolve_device(request.device)),
+        "versions": {name: package_version(name) for name in ("mats", "torch", "safetensors")}
+        | {"python": platform.python_version()},
+    }
+
+
+def package_version(name: str) -> str:
+    """The installed version of a distribution."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"

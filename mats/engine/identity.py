@@ -1,0 +1,42 @@
+"""What decides the bytes of a merge, digested: partial work is taken up again only under the same digest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from mats.checkpoints import Checkpoint
+from mats.engine.devices import resolve_device
+from mats.engine.inputs import MergeInputs
+from mats.engine.plan import MergePlan
+
+
+def merge_identity(inputs: MergeInputs, plan: MergePlan) -> str:
+    """`xxh3_128:<hex>` of settings, plan, device kind, and the input files' names, sizes and times of change.
+
+    Times of change stand in for content, which would cost a read of everything. They decide only whether partial work
+    is reused; nothing of them reaches the output.
+    """
+    request = inputs.request
+    content: dict[str, Any] = {
+        "method": request.method.model_dump(mode="json"),
+        "rules": [[rule.parameters, rule.method.model_dump(mode="json")] for rule in request.rules],
+        "models": [[model.name, model.weight, model.path, str(model.metadata)] for model in request.models],
+        "files": [_file_states(checkpoint) for checkpoint in (*inputs.models, *filter(None, [inputs.base]))],
+        "stores": [inputs.store(index).fingerprint for index in inputs.opened_stores],
+        "device": resolve_device(request.device).type,
+        "dtype": request.dtype,
+        "groups": [list(group.names) for group in plan.groups],
+        "recipe": dict(request.resolved_recipe),
+    }
+    text = json.dumps(content, sort_keys=True, default=str)
+    return f"xxh3_128:{xxhash.xxh3_128(text.encode()).hexdigest()}"
+
+
+def _file_states(checkpoint: Checkpoint) -> list[tuple[str, int, int]]:
+    path = Path(checkpoint.path)
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]

@@ -1,0 +1,210 @@
+"""One group of systems brought into memory: the weights of all models for these layers alone, and their curvature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mats.engine.coverage import StoreIndex, Term
+from mats.engine.inputs import MergeInputs
+from mats.engine.layout import from_canonical, to_canonical
+from mats.engine.plan import Group, System
+from mats.errors import ShapeMismatch
+from mats.methods.elementwise import ElementwiseMerge
+from mats.methods.grams import GramSums, block_matrix, fisher_diagonal, kronecker_factors, leading_block
+from mats.quadratics import (
+    DiagonalQuadratic,
+    IdentityQuadratic,
+    KroneckerQuadratic,
+    Quadratic,
+    SumQuadratic,
+    empty_left_factors,
+    empty_right_factors,
+)
+
+
+@dataclass
+class GroupProblem:
+    """What `solve_quadratic` needs for a group: targets [m, L, out, in], start [L, out, in] and ΣC."""
+
+    targets: Tensor
+    start: Tensor
+    quadratic: Quadratic
+
+
+class GroupLoader:
+    """Loads groups of one merge.
+
+    Args:
+        inputs: the open checkpoints.
+        stores: the manifests, in the order of the models; empty where no group reads statistics.
+        start_of: a settings' prepared start merge.
+        device: where the problem is built.
+    """
+
+    def __init__(
+        self,
+        inputs: MergeInputs,
+        stores: Sequence[StoreIndex],
+        start_of: Callable[[System], ElementwiseMerge],
+        device: torch.device,
+    ) -> None:
+        self.inputs = inputs
+        self.stores = stores
+        self.start_of = start_of
+        self.device = device
+        self.weights = [model.weight for model in inputs.request.models]
+        self._infos = {info.name: info for info in inputs.tensors}
+
+    def load(self, group: Group) -> GroupProblem:
+        """Read everything the group needs.
+
+        Raises:
+            NonFiniteWeights, CheckpointCorrupt, StoreCorrupt: from the files.
+            ShapeMismatch: a statistic does not fit its weight.
+        """
+        first = group.systems[0]
+        dtype = torch.float64 if first.settings.solver.precision == "float64" else torch.float32
+        shape = (len(group.systems), *first.shape)
+        targets = torch.empty((len(self.weights), *shape), dtype=dtype, device=self.device)
+        start = torch.empty(shape, dtype=dtype, device=self.device)
+        for position, system in enumerate(group.systems):
+            for index in range(len(self.weights)):
+                targets[index, position] = self._target(system, index).to(dtype)
+            start[position] = self._start(system, targets[:, position])
+        return GroupProblem(targets, start, self._quadratic(group, dtype))
+
+    def _target(self, system: System, index: int) -> Tensor:
+        weight = self.inputs.read(index, system.weight)
+        bias = None if system.bias is None else self.inputs.read(index, system.bias)
+        return to_canonical(weight, system.layout, bias)
+
+    def _start(self, system: System, targets: Tensor) -> Tensor:
+        """x0 from the targets already read; each is handed to the start's merge as a copy that it may overwrite."""
+        merge = self.start_of(system)
+        parts = []
+        for place, name in enumerate(system.names):
+            base = self.inputs.read_base(name) if self.inputs.has_base else None
+            copies = (self._stored_form(system, target, place).to("cpu", copy=True) for target in targets)
+            parts.append(merge.merge(name, base, copies))
+        return to_canonical(parts[0], system.layout, parts[1] if len(parts) > 1 else None)
+
+    def _stored_form(self, system: System, matrix: Tensor, place: int) -> Tensor:
+        shape = self._infos[system.weight].shape
+        weight, bias = from_canonical(matrix, shape, system.layout, bias=system.bias is not None)
+        if place == 0:
+            return weight
+        assert bias is not None
+        assert system.bias is not None
+        return bias.reshape(self._infos[system.bias].shape)
+
+    def _quadratic(self, group: Group, dtype: torch.dtype) -> Quadratic:
+        rule = group.systems[0].rule
+        shape = (len(group.systems), *group.systems[0].shape)
+        if rule == "identity":
+            return IdentityQuadratic(self.weights, shape, device=self.device, dtype=dtype)
+        if rule == "diagonal":
+            return self._diagonal(group, dtype)
+        if rule == "block":
+            return self._block(group, dtype)
+        terms = [self._term(group, number, dtype) for number in range(len(group.systems[0].terms))]
+        return terms[0] if len(terms) == 1 else SumQuadratic(terms)
+
+    def _parameter_sum(self, statistic: str, name: str, index: int) -> Tensor:
+        store = self.stores[index]
+        return store.store.sum(f"{statistic}/{store.parameters.get(name, name)}")
+
+    def _diagonal(self, group: Group, dtype: torch.dtype) -> Quadratic:
+        shape = (len(self.weights), len(group.systems), *group.systems[0].shape)
+        stack = torch.empty(shape, dtype=dtype, device=self.device)
+        for position, system in enumerate(group.systems):
+            for index, store in enumerate(self.stores):
+                total = self._parameter_sum("diagonal", system.weight, index)
+                self._check_numel(f"diagonal/{system.weight}", store, total.numel(), system)
+                diagonal = fisher_diagonal(total, store.store.examples, system.settings)
+                stack[index, position] = diagonal.reshape(system.shape)
+        return DiagonalQuadratic(stack, self.weights)
+
+    def _block(self, group: Group, dtype: torch.dtype) -> Quadratic:
+        size = group.systems[0].shape[1]
+        systems = len(group.systems)
+        stack = empty_right_factors(len(self.weights), systems, size, dtype=dtype, device=self.device)
+        for position, system in enumerate(group.systems):
+            for index, store in enumerate(self.stores):
+                total = self._parameter_sum("block", system.weight, index)
+                self._check_numel(f"block/{system.weight}", store, total.shape[-1], system)
+                stack[index, position] = block_matrix(total, store.store.examples, system.settings)
+        return KroneckerQuadratic(None, stack, self.weights, shape=(systems, 1, size))
+
+    def _check_numel(self, key: str, store: StoreIndex, received: int, system: System) -> None:
+        expected = system.shape[0] * system.shape[1]
+        if received != expected:
+            raise ShapeMismatch(f"{store.model}: {key} covers {received} numbers, the parameter has {expected}")
+
+    def _term(self, group: Group, number: int, dtype: torch.dtype) -> Quadratic:
+        """The group's quadratic of one layer per system; a tied weight adds several of these."""
+        first = group.systems[0]
+        term = first.terms[number]
+        swapped = (term.layout == "in_out") != (first.layout == "in_out")
+        models, systems = len(self.weights), len(group.systems)
+        outs, ins = first.shape[::-1] if swapped else first.shape
+        right = self._empty_right(models, systems, ins, term.counts, swapped, dtype)
+        left = self._empty_left(models, systems, outs, swapped, dtype) if term.output else None
+        for position, system in enumerate(group.systems):
+            for index in range(models):
+                self._fill(system, system.terms[number], index, (outs, ins), right[index, position], left, position)
+        if swapped:
+            left, right = right, left  # type: ignore[assignment]
+        return KroneckerQuadratic(left, right, self.weights, shape=(systems, *first.shape))
+
+    def _empty_right(
+        self, models: int, systems: int, size: int, diagonal: bool, swapped: bool, dtype: torch.dtype
+    ) -> Tensor:
+        if diagonal:
+            return torch.empty(models, systems, size, dtype=dtype, device=self.device)
+        make = empty_left_factors if swapped else empty_right_factors
+        return make(models, systems, size, dtype=dtype, device=self.device)
+
+    def _empty_left(self, models: int, systems: int, size: int, swapped: bool, dtype: torch.dtype) -> Tensor:
+        make = empty_right_factors if swapped else empty_left_factors
+        return make(models, systems, size, dtype=dtype, device=self.device)
+
+    def _fill(
+        self,
+        system: System,
+        term: Term,
+        index: int,
+        sizes: tuple[int, int],
+        right_place: Tensor,
+        left: Tensor | None,
+        position: int,
+    ) -> None:
+        """Read one model's factors of one layer into their places."""
+        store = self.stores[index]
+        inputs = leading_block(self._gram(store, "input_gram", "site", term.site), sizes[1])
+        outputs = self._gram(store, "output_gram", "layer", term.layer) if term.output else None
+        self._check_gram(store, f"input_gram/{term.site}", inputs.total, sizes[1])
+        if outputs is not None:
+            self._check_gram(store, f"output_gram/{term.layer}", outputs.total, sizes[0])
+        right_factor, left_factor = kronecker_factors(inputs, outputs, store.store.examples, system.settings)
+        right_place.copy_(right_factor)
+        if left is not None and left_factor is not None:
+            left[index, position].copy_(left_factor)
+
+    def _gram(self, store: StoreIndex, statistic: str, kind: Literal["site", "layer"], name: str) -> GramSums:
+        return GramSums(
+            store.store.sum(f"{statistic}/{name}"),
+            store.store.tokens(kind, name),
+            store.store.manifest.fourth_moments.get(f"{kind}:{name}"),
+        )
+
+    def _check_gram(self, store: StoreIndex, key: str, total: Tensor, size: int) -> None:
+        if total.shape[-1] != size:
+            raise ShapeMismatch(
+                f"{store.model}: {key} has size {total.shape[-1]}, the weight needs {size}; was the store measured on "
+                "another architecture?"
+            )

@@ -1,0 +1,54 @@
+"""How many bytes a group of layers takes while it is solved, and how much memory there is."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from collections.abc import Sequence
+
+import torch
+
+DEFAULT_BUDGET = 4 << 30  # bytes; enough to batch every layer of a T5-large with eight models
+FLOAT = 4  # bytes of the fp32 in which weights and factors are held
+DOUBLE = 8  # bytes of the fp64 in which factors are decomposed
+
+
+def factor_elements(size: int, *, diagonal: bool) -> int:
+    """Numbers in one Gram factor: dense [size, size], or its diagonal."""
+    return size if diagonal else size * size
+
+
+def system_bytes(shape: tuple[int, int], models: int, factors: Sequence[int]) -> int:
+    """Upper estimate of the bytes that one system [out, in] takes, all models together.
+
+    Args:
+        shape: canonical (out, in), bias column included.
+        models: how many.
+        factors: elements of each factor of one model (right, left; for each term of a tied weight).
+
+    Held at once: targets and the products S_i = C_i P of all models; the start, right-hand side, correction and
+    residuals in fp64 and the iteration's state in fp32; every model's factors, one being read besides; their sums,
+    eigenvectors and the decomposition's workspace in fp64.
+    """
+    matrix = shape[0] * shape[1]
+    held = FLOAT * (2 * models + 8) * matrix + DOUBLE * 10 * matrix
+    return held + FLOAT * (models + 2) * sum(factors) + DOUBLE * 5 * sum(factors)
+
+
+def physical_memory() -> int:
+    """Bytes of memory in this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes of memory where the solving happens: the GPU's own, else the machine's."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return physical_memory()
+
+
+def peak_memory() -> int:
+    """Most bytes that this process ever held resident."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,138 @@
+"""Step two: base + checkpoints + metadata → one merged checkpoint with its report."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mats.checkpoints import CheckpointWriter, copy_companions
+from mats.engine.describing import build_report, build_run_info, describe_plan, recipe_of
+from mats.engine.devices import resolve_device
+from mats.engine.identity import merge_identity
+from mats.engine.inputs import MergeInputs
+from mats.engine.loading import GroupLoader
+from mats.engine.plan import MergePlan, make_plan, store_indexes
+from mats.engine.request import MergeRequest
+from mats.engine.solving import solve_groups, unconverged
+from mats.engine.streaming import ElementwisePool, stream_tensors
+from mats.errors import (
+    CheckpointCorrupt,
+    InputsMismatch,
+    NonFiniteStatistic,
+    NonFiniteWeights,
+    NotConverged,
+    OutputExists,
+    RequestError,
+    StoreCorrupt,
+)
+from mats.files import write_bytes_atomically, write_json_atomically
+from mats.progress import Progress, Silent
+from mats.reporting import write_report
+
+HOPELESS = (CheckpointCorrupt, InputsMismatch, NonFiniteStatistic, NonFiniteWeights, RequestError, StoreCorrupt)
+"""Errors that the same command meets again: partial work is removed, because its inputs must change first."""
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """A finished merge: where it lies, and what `report.json` there says."""
+
+    path: Path
+    report: dict[str, Any]
+
+
+def merge(request: MergeRequest, progress: Progress | None = None) -> MergeResult:
+    """Merge as `request` says; the output folder appears when everything in it is complete.
+
+    Interrupted or killed, the same request takes up where it stopped and gives the same bytes (run.json aside).
+
+    Raises:
+        OutputExists: the output is there already, or another run is writing it.
+        FingerprintMismatch: a store was measured on other weights.
+        NotConverged: after publishing, with `strict`, when a solve missed its tolerance.
+        MatsError: whatever `plan_merge` raises, and what reading, solving or writing meets.
+    """
+    progress = progress or Silent()
+    started = time.time()
+    _refuse_existing(request)
+    with MergeInputs(request) as inputs:
+        plan = make_plan(inputs)
+        for line in describe_plan(plan, request):
+            progress.note(line)
+        fingerprints = check_fingerprints(inputs, progress)
+        with _open_writer(inputs, plan) as writer:
+            try:
+                _do(inputs, plan, writer, progress)
+                report = build_report(inputs, plan, dict(writer.notes), fingerprints)
+                _write_companions(inputs, writer.folder, report)
+                run_info = build_run_info(request, started)
+                write_json_atomically(writer.folder / "run.json", run_info)
+            except HOPELESS:
+                writer.abandon()
+                shutil.rmtree(writer.folder.parent, ignore_errors=True)
+                raise
+            path = writer.publish()
+    missed = unconverged(report["layers"])
+    if missed and request.strict:
+        raise NotConverged(
+            f"{path}: written, but {len(missed)} of {len(report['layers'])} solves missed their tolerance (first: "
+            f"{missed[0]}); raise solver.max_iterations or the anchor"
+        )
+    return MergeResult(path, report)
+
+
+def _refuse_existing(request: MergeRequest) -> None:
+    """Said before anything long begins; the writer says it again when it matters."""
+    if not request.overwrite and (request.output.exists() or request.output.is_symlink()):
+        raise OutputExists(f"{request.output}: exists already; choose another output or pass --overwrite")
+
+
+def check_fingerprints(inputs: MergeInputs, progress: Progress) -> dict[str, str]:
+    """Every store that the plan opened was measured on the very weights being merged.
+
+    Returns:
+        Model name → fingerprint; empty where no store is read, since a fingerprint costs a read of the whole model.
+
+    Raises:
+        FingerprintMismatch: naming both.
+    """
+    found = {}
+    progress.start("checking that metadata and models belong together", len(inputs.opened_stores))
+    for index in inputs.opened_stores:
+        name = inputs.request.models[index].name
+        found[name] = inputs.models[index].fingerprint()
+        inputs.store(index).check_model(found[name], name)
+        progress.advance()
+    return found
+
+
+def _open_writer(inputs: MergeInputs, plan: MergePlan) -> CheckpointWriter:
+    request = inputs.request
+    return CheckpointWriter(
+        request.output,
+        plan.tensors,
+        identity=merge_identity(inputs, plan),
+        max_shard_bytes=request.max_shard_bytes,
+        overwrite=request.overwrite,
+        weights_name="adapter_model" if inputs.kind == "ia3" else "model",
+    )
+
+
+def _do(inputs: MergeInputs, plan: MergePlan, writer: CheckpointWriter, progress: Progress) -> None:
+    pool = ElementwisePool(inputs, plan, progress)
+    stream_tensors(inputs, plan, pool, writer, progress)
+    stores = store_indexes(inputs) if inputs.opened_stores else []
+    loader = GroupLoader(inputs, stores, pool.for_start, resolve_device(inputs.request.device))
+    solve_groups(inputs, plan, loader, writer, progress)
+
+
+def _write_companions(inputs: MergeInputs, folder: Path, report: dict[str, Any]) -> None:
+    copy_companions(inputs.reference, folder)
+    recipe = yaml.safe_dump(recipe_of(inputs.request), sort_keys=False, allow_unicode=True)
+    write_bytes_atomically(folder / "recipe.yaml", recipe.encode())
+    write_report(report, folder)

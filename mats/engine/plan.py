@@ -1,0 +1,309 @@
+"""The plan of a merge: what happens to every tensor, which layers are solved together, and what it will take.
+
+Made from headers and manifests; no tensor and no statistic is read.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import cast
+
+from mats.checkpoints import TensorInfo
+from mats.engine.coverage import Cover, StoreIndex, Term, cover
+from mats.engine.devices import resolve_device
+from mats.engine.inputs import MergeInputs
+from mats.engine.layout import Layout, canonical_shape
+from mats.engine.memory import DEFAULT_BUDGET, device_memory, factor_elements, physical_memory, system_bytes
+from mats.engine.request import MergeRequest
+from mats.errors import OutOfSpace, RequestError
+from mats.methods.elementwise import is_mergeable
+from mats.methods.quadratic import STATISTICS_OF, Curvature, QuadraticSettings
+from mats.methods.registry import MethodSettings
+from mats.methods.settings import ElementwiseSettings
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """A tensor merged entry by entry, or taken from the base (`settings` None).
+
+    `rule` is the method's name, "init" (a quadratic method without curvature here), "base" or "not_floating".
+    """
+
+    name: str
+    rule: str
+    settings: ElementwiseSettings | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class System:
+    """One linear system: a weight, with its bias where that rides along, in canonical shape (out, in)."""
+
+    weight: str
+    bias: str | None
+    layout: Layout
+    shape: tuple[int, int]
+    rule: Curvature
+    terms: tuple[Term, ...]
+    settings: QuadraticSettings
+    reason: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors of the output that it decides."""
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Systems of one shape, curvature and settings, solved as one batch. `bytes` is what that takes at most."""
+
+    systems: tuple[System, ...]
+    bytes: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors of the output that it decides."""
+        return tuple(name for system in self.systems for name in system.names)
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """What a merge will do, before it does it.
+
+    Attributes:
+        tensors: of the output.
+        streamed: tensors merged one by one.
+        groups: systems solved together, in the order of the work.
+        by_rule: numbers (scalar parameters) under each rule.
+        missing, extra: names by model.
+        tied: groups of names that share one tensor.
+        fallbacks: parameter → why it did not get the first curvature of its method.
+        peak_bytes: estimate of the most memory held at once, beside the program itself.
+        output_bytes: size of the weights to be written.
+        notes: what the user should know, a sentence each.
+    """
+
+    tensors: tuple[TensorInfo, ...]
+    streamed: tuple[Streamed, ...]
+    groups: tuple[Group, ...]
+    by_rule: dict[str, int]
+    missing: dict[str, tuple[str, ...]]
+    extra: dict[str, tuple[str, ...]]
+    tied: tuple[tuple[str, ...], ...]
+    fallbacks: dict[str, str]
+    peak_bytes: int
+    output_bytes: int
+    notes: tuple[str, ...] = field(default=())
+
+
+def plan_merge(request: MergeRequest) -> MergePlan:
+    """Plan `request` without doing it.
+
+    Raises:
+        RequestError: a path, a base or a store that the method needs is missing.
+        InputsMismatch: the models, or models and stores, do not fit together.
+        OutOfSpace: a single layer exceeds the memory budget.
+    """
+    with MergeInputs(request) as inputs:
+        return make_plan(inputs)
+
+
+def make_plan(inputs: MergeInputs) -> MergePlan:
+    """Plan the merge of open `inputs`; see `plan_merge`."""
+    request = inputs.request
+    _check_weights(request)
+    chosen = {info.name: _method_for(info.name, request) for info in inputs.tensors}
+    _check_bases(inputs, list(chosen.values()))
+    stores = store_indexes(inputs) if any(map(_reads_statistics, chosen.values())) else []
+    streamed, systems = _decide(inputs, chosen, stores)
+    groups = _split(systems, request, len(inputs.models))
+    return MergePlan(
+        tensors=tuple(inputs.tensors),
+        streamed=tuple(streamed),
+        groups=tuple(groups),
+        by_rule=_count_by_rule(inputs.tensors, streamed, systems),
+        missing={model: tuple(names) for model, names in inputs.match.missing.items()},
+        extra={model: tuple(names) for model, names in inputs.match.extra.items()},
+        tied=tuple(inputs.reference.tied),
+        fallbacks=_fallbacks(streamed, systems),
+        peak_bytes=max([group.bytes for group in groups] + [_streaming_bytes(inputs.tensors)]),
+        output_bytes=sum(info.nbytes for info in inputs.tensors),
+        notes=tuple(_notes(stores)),
+    )
+
+
+def _method_for(name: str, request: MergeRequest) -> MethodSettings:
+    for rule in request.rules:
+        if fnmatch.fnmatchcase(name, rule.parameters):
+            return rule.method
+    return request.method
+
+
+def _check_weights(request: MergeRequest) -> None:
+    methods = [request.method, *(rule.method for rule in request.rules)]
+    if not any(isinstance(method, QuadraticSettings) for method in methods):
+        return
+    for model in request.models:
+        if model.weight <= 0:
+            raise RequestError(
+                f"model {model.name}: weight {model.weight:g} must be in (0, ∞) where a quadratic is minimised"
+            )
+
+
+def _check_bases(inputs: MergeInputs, methods: Sequence[MethodSettings]) -> None:
+    if inputs.has_base:
+        return
+    for method in methods:
+        needing: list[ElementwiseSettings] = []
+        if isinstance(method, QuadraticSettings):
+            needing = [method.init, method.outside_settings]
+        elif isinstance(method, ElementwiseSettings):
+            needing = [method]
+        for start in needing:
+            if start.needs_base:
+                what = f"method {method.name}" + ("" if start is method else f" with init {start.name}")
+                raise RequestError(
+                    f"{what}: needs a base model and none is given; add `base:`, or start from the average"
+                )
+
+
+def _reads_statistics(method: MethodSettings) -> bool:
+    return isinstance(method, QuadraticSettings) and any(STATISTICS_OF[rule] for rule in method.fallback)
+
+
+def store_indexes(inputs: MergeInputs) -> list[StoreIndex]:
+    """The manifest of every model, by the names of the merged checkpoint.
+
+    Raises:
+        RequestError: a model has no store.
+    """
+    indexes = []
+    for number, model in enumerate(inputs.request.models):
+        store = inputs.store(number)
+        indexes.append(StoreIndex(model.name, store, partial(inputs.output_name, number)))
+    return indexes
+
+
+def _decide(
+    inputs: MergeInputs, chosen: dict[str, MethodSettings], stores: Sequence[StoreIndex]
+) -> tuple[list[Streamed], list[System]]:
+    shapes = {info.name: info for info in inputs.tensors}
+    covers: dict[str, Cover] = {}
+    for name, method in chosen.items():
+        if isinstance(method, QuadraticSettings) and is_mergeable(shapes[name].dtype) and inputs.in_all_models(name):
+            covers[name] = cover(name, method, stores) if stores or "identity" in method.fallback else Cover("init")
+    riding = {}
+    for name, found in covers.items():
+        if found.bias in covers and chosen[found.bias] == chosen[name]:
+            riding[name] = found.bias
+    ridden = set(riding.values())
+    streamed: list[Streamed] = []
+    systems: list[System] = []
+    for name, method in chosen.items():
+        if name in ridden:
+            continue
+        if not is_mergeable(shapes[name].dtype):
+            streamed.append(Streamed(name, "not_floating", None))
+        elif not inputs.in_all_models(name):
+            streamed.append(Streamed(name, "base", None, "not in every model"))
+        elif isinstance(method, ElementwiseSettings):
+            streamed.append(Streamed(name, method.name, method))
+        elif covers[name].rule == "init":
+            streamed.append(Streamed(name, "init", method.outside_settings, covers[name].reason))
+        else:
+            systems.append(_system(name, riding.get(name), shapes[name], covers[name], method))
+    return streamed, systems
+
+
+def _system(name: str, bias: str | None, info: TensorInfo, found: Cover, settings: QuadraticSettings) -> System:
+    layout: Layout = "flat"
+    if found.rule == "block":
+        layout = "vector"
+    elif found.terms:
+        layout = cast(Layout, found.terms[-1].layout)  # a tied embedding is solved in the frame of its output head
+    shape = canonical_shape(info.shape, layout, bias=bias is not None)
+    return System(name, bias, layout, shape, found.rule, found.terms, settings, found.reason)
+
+
+def _factors(system: System) -> list[int]:
+    rows, columns = system.shape
+    if system.rule in ("diagonal", "identity"):
+        return [rows * columns]
+    if system.rule == "block":
+        return [columns * columns]
+    sizes = []
+    for term in system.terms:
+        swapped = (term.layout == "in_out") != (system.layout == "in_out")
+        right, left = (rows, columns) if swapped else (columns, rows)
+        sizes.append(factor_elements(right, diagonal=term.counts))
+        if term.output:
+            sizes.append(factor_elements(left, diagonal=False))
+    return sizes
+
+
+def _split(systems: Sequence[System], request: MergeRequest, models: int) -> list[Group]:
+    """Same-shaped systems stacked, as many as the budget holds.
+
+    Raises:
+        OutOfSpace: one system alone exceeds the budget, or the memory there is.
+    """
+    device = resolve_device(request.device)
+    available = device_memory(device)
+    budget = min(request.memory_budget or DEFAULT_BUDGET, available * 3 // 4)
+    hard = min(request.memory_budget or available, available, physical_memory())
+    alike: dict[tuple[object, ...], list[System]] = {}
+    for system in systems:
+        single = (system.weight,) if len(system.terms) > 1 else ()
+        form = tuple((replace(term, layer="", site="", layout="")) for term in system.terms)
+        alike.setdefault((system.shape, system.rule, system.settings, form, *single), []).append(system)
+    groups = []
+    for members in alike.values():
+        each = system_bytes(members[0].shape, models, _factors(members[0]))
+        if each > hard:
+            raise OutOfSpace(
+                f"{members[0].weight} {list(members[0].shape)} with {models} models needs {each} bytes to be solved, "
+                f"more than the {hard} bytes allowed; raise --memory-budget, or give it a rule with an elementwise method"
+            )
+        size = max(1, budget // each)
+        for start in range(0, len(members), size):
+            part = tuple(members[start : start + size])
+            groups.append(Group(part, each * len(part)))
+    return groups
+
+
+def _streaming_bytes(tensors: Sequence[TensorInfo]) -> int:
+    """Elementwise work holds an accumulator, one model's tensor, the base and the cast result: at most five in fp32."""
+    return max((5 * 4 * info.numel for info in tensors), default=0)
+
+
+def _count_by_rule(
+    tensors: Sequence[TensorInfo], streamed: Sequence[Streamed], systems: Sequence[System]
+) -> dict[str, int]:
+    sizes = {info.name: info.numel for info in tensors}
+    counts: dict[str, int] = {}
+    for part in streamed:
+        counts[part.rule] = counts.get(part.rule, 0) + sizes[part.name]
+    for system in systems:
+        counts[system.rule] = counts.get(system.rule, 0) + sum(sizes[name] for name in system.names)
+    return dict(sorted(counts.items()))
+
+
+def _fallbacks(streamed: Sequence[Streamed], systems: Sequence[System]) -> dict[str, str]:
+    reasons = {part.name: part.reason for part in streamed} | {system.weight: system.reason for system in systems}
+    return {name: reason for name, reason in sorted(reasons.items()) if reason is not None}
+
+
+def _notes(stores: Sequence[StoreIndex]) -> list[str]:
+    """Stores that were measured differently can be merged, but the user should know."""
+    notes = []
+    for key in ("labels", "loss"):
+        values = {index.model: index.store.manifest.estimator.get(key) for index in stores}
+        if len(set(map(str, values.values()))) > 1:
+            notes.append(
+                f"the stores were measured with different {key}: {values}; their curvatures differ in scale or kind"
+            )
+    return notes

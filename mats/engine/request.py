@@ -1,0 +1,93 @@
+"""What the engine is asked to do: plain frozen data, made by the recipe room or by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mats.errors import RequestError
+from mats.methods.registry import MethodSettings
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """One fine-tuned model.
+
+    Attributes:
+        name: how the report calls it; unique within a request.
+        path: folder, file or hub id of the checkpoint or adapter.
+        weight: λ_i; above 0, save that task arithmetic may subtract a task by a negative one.
+        metadata: folder of the store measured on this model; None where no method needs one.
+    """
+
+    name: str
+    path: str
+    weight: float = 1.0
+    metadata: Path | None = None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Parameters whose name matches the glob `parameters` are merged by `method`, not by the request's method."""
+
+    parameters: str
+    method: MethodSettings
+
+
+@dataclass(frozen=True)
+class MergeRequest:
+    """Everything that decides a merge.
+
+    Attributes:
+        models: at least one.
+        method: how parameters are merged unless a rule says otherwise.
+        output: folder to be made; it appears only when it is complete.
+        base: the pretrained checkpoint; needed by task vectors, by starts made of them, and to load adapters.
+        rules: exceptions by parameter name; the first that matches counts.
+        dtype: of the output ("float32", "bfloat16", "float16"); None keeps each tensor's dtype in the base.
+        device: "auto" (cuda where there is one), "cpu", "cuda", "cuda:1".
+        memory_budget: bytes that one group of layers of all models may take; None: 4 GiB, and a single larger layer is
+            still solved as long as it fits into the machine's memory.
+        overwrite: replace an existing output.
+        strict: raise NotConverged, after publishing, when a solve missed its tolerance.
+        max_shard_bytes: largest weight file.
+        vocab: what to do when vocabularies differ; "error" is the one choice there is.
+        resolved_recipe: saved with the output as recipe.yaml.
+    """
+
+    models: tuple[ModelInput, ...]
+    method: MethodSettings
+    output: Path
+    base: str | None = None
+    rules: tuple[Rule, ...] = ()
+    dtype: str | None = None
+    device: str = "auto"
+    memory_budget: int | None = None
+    overwrite: bool = False
+    strict: bool = False
+    max_shard_bytes: int = 5_000_000_000
+    vocab: Literal["error"] = "error"
+    resolved_recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check what needs no file.
+
+        Raises:
+            RequestError: no model, two models of one name, a weight that is not positive, an unknown dtype.
+        """
+        if not self.models:
+            raise RequestError("models: the list is empty; a merge needs at least one model")
+        names = [model.name for model in self.models]
+        for name in names:
+            if names.count(name) > 1:
+                raise RequestError(f"models: the name {name!r} is given {names.count(name)} times; names must differ")
+        for model in self.models:
+            if not math.isfinite(model.weight) or model.weight == 0:
+                raise RequestError(f"model {model.name}: weight {model.weight:g} must be finite and not 0")
+        if self.dtype not in (None, "float32", "float16", "bfloat16", "float64"):
+            raise RequestError(f"dtype: {self.dtype!r} is not one of float32, float16, bfloat16, float64")
+        if self.memory_budget is not None and self.memory_budget <= 0:
+            raise RequestError(f"memory_budget: {self.memory_budget} bytes must be positive")

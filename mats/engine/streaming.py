@@ -1,0 +1,128 @@
+"""Tensors merged entry by entry: one tensor of one model in memory at a time, read, merged, written, forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from mats.checkpoints import CheckpointWriter
+from mats.engine.inputs import MergeInputs
+from mats.engine.plan import MergePlan, Streamed, System
+from mats.engine.rounding import rounding_loss
+from mats.methods.elementwise import ElementwiseMerge, elementwise
+from mats.methods.settings import ElementwiseSettings
+from mats.progress import Progress
+
+Entry = dict[str, Any]
+
+
+class ElementwisePool:
+    """One prepared `ElementwiseMerge` for each distinct settings in a plan, made when first asked for.
+
+    A merge that looks at all of a model (TIES) looks at the tensors it is responsible for in this plan: those streamed
+    under its settings, and those whose solve starts from them.
+    """
+
+    def __init__(self, inputs: MergeInputs, plan: MergePlan, progress: Progress) -> None:
+        self._inputs = inputs
+        self._progress = progress
+        self._weights = [model.weight for model in inputs.request.models]
+        self._streamed: dict[ElementwiseSettings, list[str]] = {}
+        self._started: dict[ElementwiseSettings, list[str]] = {}
+        for part in plan.streamed:
+            if part.settings is not None:
+                self._streamed.setdefault(part.settings, []).append(part.name)
+        for group in plan.groups:
+            for system in group.systems:
+                self._started.setdefault(system.settings.init, []).extend(system.names)
+        self._ready: dict[tuple[ElementwiseSettings, bool], ElementwiseMerge] = {}
+
+    def for_streaming(self, settings: ElementwiseSettings) -> ElementwiseMerge:
+        """The merge that writes the tensors streamed under `settings`."""
+        return self._prepared(settings, start=False)
+
+    def for_start(self, system: System) -> ElementwiseMerge:
+        """The merge that gives the start of `system`, with everything settled that needs a look at the whole."""
+        return self._prepared(system.settings.init, start=True)
+
+    def _prepared(self, settings: ElementwiseSettings, *, start: bool) -> ElementwiseMerge:
+        if (settings, start) not in self._ready:
+            names = self._streamed.get(settings, []) + self._started.get(settings, [])
+            merge = elementwise(settings, self._weights)
+            merge.prepare(self._inputs.read, self._inputs.read_base, names, self._progress)
+            if start and merge.restarts:
+                self._see_everything(merge, names)
+            self._ready[settings, start] = merge
+        return self._ready[settings, start]
+
+    def _see_everything(self, merge: ElementwiseMerge, names: Sequence[str]) -> None:
+        """Merge once for the tally alone, so that every later answer is the final one."""
+        self._progress.start(f"looking at all tensors for the {type(merge).__name__} start", len(names))
+        for name in names:
+            merge.merge(name, base_tensor(self._inputs, name), self._inputs.read_all(name))
+            self._progress.advance()
+        merge.deferred()
+
+
+def base_tensor(inputs: MergeInputs, name: str) -> Tensor | None:
+    """The base's tensor, or None where there is no base."""
+    return inputs.read_base(name) if inputs.has_base else None
+
+
+def stream_tensors(
+    inputs: MergeInputs, plan: MergePlan, pool: ElementwisePool, writer: CheckpointWriter, progress: Progress
+) -> None:
+    """Merge and write every streamed tensor that is not finished yet, with what the report says about it."""
+    progress.start("merging tensor by tensor", len(plan.streamed))
+    by_settings: dict[ElementwiseSettings | None, list[Streamed]] = {}
+    for part in plan.streamed:
+        by_settings.setdefault(part.settings, []).append(part)
+    for settings, members in by_settings.items():
+        pending = _pending(inputs, settings, members, writer)
+        progress.advance(len(members) - len(pending))
+        if not pending:
+            continue
+        merge = None if settings is None else pool.for_streaming(settings)
+        for part in pending:
+            _merge_one(inputs, part, merge, writer)
+            progress.advance()
+        again = set() if merge is None else set(merge.deferred())
+        for part in members:
+            if part.name in again:
+                _merge_one(inputs, part, merge, writer)
+
+
+def _pending(
+    inputs: MergeInputs, settings: ElementwiseSettings | None, members: Sequence[Streamed], writer: CheckpointWriter
+) -> list[Streamed]:
+    """What an earlier, killed run left to do: all of it, where a tensor's result depends on having seen the others."""
+    if settings is not None and elementwise(settings, [1.0] * len(inputs.models)).restarts:
+        return list(members)
+    return [part for part in members if part.name not in writer.done]
+
+
+def _merge_one(inputs: MergeInputs, part: Streamed, merge: ElementwiseMerge | None, writer: CheckpointWriter) -> None:
+    if merge is None:
+        merged = inputs.read_base(part.name) if inputs.has_base else inputs.read(0, part.name)
+    else:
+        merged = merge.merge(part.name, base_tensor(inputs, part.name), inputs.read_all(part.name))
+    put(writer, part.name, merged, note=_entry(inputs, part, merged))
+
+
+def _entry(inputs: MergeInputs, part: Streamed, merged: Tensor) -> Entry:
+    entry: Entry = {"name": part.name, "rule": part.rule, "shape": list(merged.shape)}
+    if part.reason is not None:
+        entry["fallback_reason"] = part.reason
+    if part.settings is not None:
+        entry["rounding_loss"] = rounding_loss(inputs, [(part.name, merged)])
+    return entry
+
+
+def put(writer: CheckpointWriter, name: str, tensor: Tensor, *, note: Entry | None) -> None:
+    """Write a tensor, or write it again, with its report entry: the two survive a kill together."""
+    if name in writer.done:
+        writer.rewrite(name, tensor, note=note)
+    else:
+        writer.write(name, tensor, note=note)
