@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mats.errors import RequestError
 from mats.methods.elementwise import SinglePass, is_mergeable, numbered, working_dtype
 from mats.methods.settings import ElementwiseSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class AverageSettings(ElementwiseSettings):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from mats.methods.elementwise import SinglePass, is_mergeable, require_base, working_dtype
 from mats.methods.settings import ElementwiseSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class BaseSettings(ElementwiseSettings):

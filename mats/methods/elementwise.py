@@ -16,18 +16,19 @@ is returned as the base has it (`is_mergeable` tells, so that the engine can rep
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from mats.errors import RequestError, ShapeMismatch
 from mats.methods.settings import ElementwiseSettings, MethodSettingsBase
 from mats.progress import Progress
 
-ModelReader = Callable[[int, str], Tensor]
+if TYPE_CHECKING:  # a recipe is checked against the settings of the methods without the seconds that torch takes
+    import torch
+    from torch import Tensor
+
+ModelReader: TypeAlias = "Callable[[int, str], Tensor]"
 """`reader(model_index, name)`: a fresh tensor that the merge may overwrite."""
-BaseReader = Callable[[str], Tensor]
+BaseReader: TypeAlias = "Callable[[str], Tensor]"
 """`base_reader(name)`: a fresh tensor that the merge may overwrite."""
 
 CHUNK = 1 << 17  # entries worked on at a time: a few fp32 buffers of this length stay in the second-level cache
@@ -120,6 +121,8 @@ def is_mergeable(dtype: torch.dtype) -> bool:
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype sums are kept in: fp32, or fp64 where the input is fp64."""
+    import torch
+
     return torch.promote_types(dtype, torch.float32)
 
 

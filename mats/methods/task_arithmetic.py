@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from mats.methods.elementwise import SinglePass, is_mergeable, numbered, require_base, working_dtype
 from mats.methods.settings import ElementwiseSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TaskArithmeticSettings(ElementwiseSettings):
@@ -32,6 +33,8 @@ class TaskArithmeticMerge(SinglePass):
 
     def merge(self, name: str, base: Tensor | None, models: Iterable[Tensor]) -> Tensor:
         """See `ElementwiseMerge.merge`. The small differences are summed first and meet the base once, at the end."""
+        import torch
+
         base = require_base("task_arithmetic", name, base)
         if not is_mergeable(base.dtype):
             return base

@@ -13,12 +13,14 @@ method is responsible for. Each tensor that is stored counts once; the authors c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from mats.methods.settings import ElementwiseSettings
-from mats.methods.ties_merge import TiesMerge
+
+if TYPE_CHECKING:
+    from mats.methods.ties_merge import TiesMerge
 
 
 class TiesSettings(ElementwiseSettings):
@@ -43,6 +45,8 @@ class TiesSettings(ElementwiseSettings):
 
     def build(self, model_weights: Sequence[float]) -> TiesMerge:
         """TIES on models with these weights."""
+        from mats.methods.ties_merge import TiesMerge  # brings torch, which reading a recipe does without
+
         return TiesMerge(
             model_weights,
             density=self.density,
