@@ -42,7 +42,8 @@ def recipe_from(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recip
 def check_layer(layer: Layer, overrides: Sequence[str]) -> Recipe:
     """Apply the overrides and the preset, and check everything against the schema."""
     layer, faults = apply_overrides(layer, overrides, Recipe)
-    layer = below_preset(layer)
+    layer, preset_faults = below_preset(layer)
+    faults += preset_faults
     try:
         recipe = Recipe.model_validate(layer.data)
     except ValidationError as error:

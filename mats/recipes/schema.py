@@ -21,9 +21,9 @@ class MergeSection(FlatMethodSection):
     """How the models are merged: a method, its settings, and exceptions by parameter name."""
 
     default_method: ClassVar[str | None] = DEFAULT_METHOD
-    preset: Literal["published"] | None = Field(
+    preset: Literal["published", "published_cg", "published_ia3"] | None = Field(
         default=None,
-        description="published: what the recipe leaves open is as in the methods' published code (docs/recipes.md).",
+        description="What the recipe leaves open is as in the published code: its closed forms, CG, or (IA)³ settings.",
     )
     rules: tuple[RuleEntry, ...] = Field(
         default=(), description="Exceptions: each names `parameters`, a `method` and its settings."

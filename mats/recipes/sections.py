@@ -72,8 +72,16 @@ class CurvatureSection(Section):
     output_gram_limit: int = Field(
         default=8192, ge=1, description="No output_gram for layers with more outputs than this."
     )
+    block_limit: int = Field(default=4096, ge=1, description="No block for vectors longer than this.")
+    exact_limit: int = Field(
+        default=64, ge=1, description="`labels: exact` is refused above so many classes or choices; each costs a pass."
+    )
     parameters: tuple[str, ...] = Field(
         default=("*",), min_length=1, description="Names of the parameters to measure, as patterns with * and ?."
+    )
+    dtype: FloatName = Field(default="float32", description="Number format in which the model runs.")
+    fold: tuple[int, int] | None = Field(
+        default=None, description="[k, n]: only examples whose id falls into hash class k of n; the n stores add up."
     )
     store: str = Field(
         default="metadata", min_length=1, description="Folder under which the stores are written and looked for."

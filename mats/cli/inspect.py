@@ -1,0 +1,56 @@
+"""`mats inspect`: what a checkpoint, a metadata store or a result contains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mats.cli.arguments import JsonOption
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("inspect", short_help="What a checkpoint, a store or a result contains.")(inspect)
+
+
+def inspect(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Checkpoint (or hub id), metadata store, or result.")],
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, or every sum of a store.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a checkpoint, a metadata store or a merged result contains; no tensor is read.
+
+    \b
+    Examples:
+      mats inspect exp_out/merged
+      mats inspect metadata/paws/paws-validation-empirical-mean-1f2e3d4c --tensors
+    """
+    from mats.cli.descriptions import describe_checkpoint, describe_report, describe_store, is_store
+    from mats.cli.printing import print_json, print_lines, print_table
+
+    folder = Path(path)
+    if is_store(folder):
+        facts, rows, columns = describe_store(folder)
+    else:
+        facts, rows, columns = describe_checkpoint(path)
+        if (folder / "report.json").is_file():
+            facts = {**facts, "kind": f"result ({facts['kind']})", **describe_report(folder / "report.json")}
+    if as_json:
+        print_json({**facts, "tensors": [dict(zip(columns, row, strict=True)) for row in rows]})
+        return
+    print_lines(f"{key.replace('_', ' ')}: {_text(value)}" for key, value in facts.items())
+    if tensors:
+        print_table("", columns, rows)
+
+
+def _text(value: Any) -> str:
+    """A fact on one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(entry)}" for key, entry in value.items()) or "none"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(entry) for entry in value) or "none"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "none" if value is None else str(value)

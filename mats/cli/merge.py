@@ -1,0 +1,138 @@
+"""`mats merge`: step two, solve for the weights that serve every model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mats.cli.arguments import (
+    DeviceOption,
+    DryRunOption,
+    JsonOption,
+    MemoryOption,
+    OverwriteOption,
+    RecipeArgument,
+    output_and_overrides,
+    with_options,
+)
+
+if TYPE_CHECKING:
+    from mats.engine.merging import MergeResult
+    from mats.engine.request import MergeRequest
+
+RestArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="OUT|KEY=VALUE",
+        help="Output folder (default: the recipe's), and values that replace the recipe's, as merge.anchor=0.2.",
+        show_default=False,
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("merge", short_help="Step two: solve for the weights that serve every model.")(merge)
+
+
+def merge(
+    recipe: RecipeArgument,
+    rest: RestArgument = None,
+    dry_run: DryRunOption = False,
+    overwrite: OverwriteOption = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 4 when a solve missed its tolerance; the output is written.")
+    ] = False,
+    device: DeviceOption = None,
+    memory_budget: MemoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Merge the models of a recipe into one folder that from_pretrained loads, with a report.
+
+    Stopped half-way, the same command goes on where it was; OUT appears when it is complete.
+
+    \b
+    Examples:
+      mats merge recipe.yaml exp_out/merged
+      mats merge recipe.yaml exp_out/ties merge.method=ties merge.density=0.1 --dry-run
+    """
+    from mats.cli.printing import print_json, print_lines
+    from mats.cli.progress_display import progress_display
+    from mats.recipes import load_recipe
+
+    output, overrides = output_and_overrides(rest)
+    loaded = load_recipe(recipe, with_options(overrides, device=device, memory_budget=memory_budget))
+
+    from mats.engine.merging import merge as merge_models
+    from mats.recipes.requests import merge_request
+
+    request = merge_request(loaded, output, overwrite=overwrite, strict=strict)
+    if dry_run:
+        plan = _plan(request)
+        if as_json:
+            print_json({key: value for key, value in plan.items() if key != "lines"})
+        else:
+            print_lines(plan["lines"])
+        return
+    with progress_display(as_json=as_json) as progress:
+        result = merge_models(request, progress)
+    summary = _summary(result)
+    if as_json:
+        print_json(summary)
+    else:
+        _print_summary(summary)
+
+
+def _plan(request: MergeRequest) -> dict[str, Any]:
+    """What the merge would do and take, in words and in numbers."""
+    from mats.engine.describing import describe_plan
+    from mats.engine.plan import plan_merge
+
+    plan = plan_merge(request)
+    return {
+        "lines": [*describe_plan(plan, request), f"would write {request.output}"],
+        "output": str(request.output),
+        "method": request.method.name,
+        "tensors": len(plan.tensors),
+        "groups": len(plan.groups),
+        "parameters_by_rule": dict(plan.by_rule),
+        "peak_bytes": plan.peak_bytes,
+        "output_bytes": plan.output_bytes,
+        "missing": {model: list(names) for model, names in plan.missing.items() if names},
+        "extra": {model: list(names) for model, names in plan.extra.items() if names},
+        "fallbacks": dict(plan.fallbacks),
+        "notes": list(plan.notes),
+    }
+
+
+def _summary(result: MergeResult) -> dict[str, Any]:
+    """The report in a few numbers; report.json has them all."""
+    layers = result.report["layers"]
+    residuals = [layer["relative_residual"] for layer in layers if layer.get("relative_residual") is not None]
+    return {
+        "output": str(result.path),
+        "method": result.report["method"],
+        "models": [model["name"] for model in result.report["models"]],
+        "parameters": result.report["parameters"],
+        "layers": len(layers),
+        "unconverged": [layer["name"] for layer in layers if layer.get("converged") is False],
+        "largest_relative_residual": max(residuals, default=None),
+        "report": str(result.path / "report.json"),
+    }
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    from mats.cli.printing import print_lines, print_table
+
+    rows = [(rule, count) for rule, count in summary["parameters"]["by_rule"].items()]
+    print_table(f"{summary['method']} of {', '.join(summary['models'])}", ("merged by", "parameters"), rows)
+    if summary["layers"]:
+        worst = summary["largest_relative_residual"]
+        solved = f"{summary['layers']} systems solved"
+        missed = summary["unconverged"]
+        state = (
+            f"{len(missed)} missed their tolerance (first: {missed[0]})" if missed else "all reached their tolerance"
+        )
+        print_lines([f"{solved}, {state}" + (f"; largest relative residual {worst:.1e}" if worst is not None else "")])
+    print_lines([summary["output"]])

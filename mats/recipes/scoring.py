@@ -1,0 +1,152 @@
+"""`mats evaluate` on a recipe: each model on its own data, the merged result on the data of all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mats.data import DatasetSpec, load_spec
+from mats.errors import RequestError
+from mats.files import write_json_atomically
+from mats.progress import Progress, Silent
+from mats.recipes.requests import dataset_of
+from mats.recipes.schema import Recipe
+from mats.recipes.sections import EvaluateSection
+
+if TYPE_CHECKING:
+    from mats.evaluation import EvaluationSettings
+
+MERGED, BASE = "merged", "base"
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """One model to be scored on some datasets."""
+
+    name: str
+    path: str
+    datasets: tuple[DatasetSpec, ...]
+
+
+def recipe_scorings(recipe: Recipe, result: str | Path | None = None) -> list[Scoring]:
+    """Whom to score on what.
+
+    Args:
+        recipe: its models that name data, with its `evaluate` section.
+        result: folder of the merged model; the recipe's output where it is None.
+
+    Raises:
+        RequestError: no model names data, or the result does not exist.
+        RecipeError: a dataset file has faults.
+    """
+    own = {model.name: dataset_of(model) for model in recipe.models if model.data is not None}
+    if not own:
+        raise RequestError("models: none names data; `data:` with a dataset file is what models are scored on")
+    everything = tuple({spec.name: spec for spec in own.values()}.values())
+    scorings = []
+    if recipe.evaluate.base and recipe.base is not None:
+        scorings.append(Scoring(BASE, recipe.base, everything))
+    if recipe.evaluate.individual:
+        scorings += [Scoring(m.name, m.path, (own[m.name],)) for m in recipe.models if m.name in own]
+    chosen = result if result is not None else recipe.output
+    if chosen is not None and Path(chosen).exists():
+        scorings.append(Scoring(MERGED, str(chosen), everything))
+    elif result is not None or not scorings:
+        raise RequestError(f"{chosen}: no merged model there; run mats merge on this recipe first")
+    return scorings
+
+
+def path_scorings(paths: Sequence[str], data: Sequence[str]) -> list[Scoring]:
+    """Checkpoints given by path, each on every dataset file given.
+
+    Raises:
+        RequestError: no path, or no dataset file.
+    """
+    if not paths or not data:
+        raise RequestError("give a RECIPE, or --model with --data")
+    specs = tuple(load_spec(path) for path in data)
+    return [Scoring(name, path, specs) for name, path in zip(_distinct_names(paths), paths, strict=True)]
+
+
+def _distinct_names(paths: Sequence[str]) -> list[str]:
+    """The last part of each path, or the whole path where those are alike."""
+    last = [Path(path).name or path for path in paths]
+    return [name if last.count(name) == 1 else path for name, path in zip(last, paths, strict=True)]
+
+
+def run_scorings(
+    scorings: Sequence[Scoring], settings: EvaluationSettings, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Score everything; with individual scores at hand, the merged model's are also given relative to them.
+
+    Returns:
+        The value of `mats.evaluation.evaluate_with` over all models; an entry that could be compared has `relative`:
+        dataset → its value ÷ that of the dataset's own model, and `mean_relative`.
+    """
+    from mats.evaluation import evaluate_with
+
+    parts = []
+    for scoring in scorings:
+        models = [(scoring.name, scoring.path)]
+        parts.append(evaluate_with(settings, models, scoring.datasets, progress=progress or Silent()))
+    datasets = {entry["name"]: entry for part in parts for entry in part["datasets"]}
+    entries = [entry for part in parts for entry in part["models"]]
+    _add_relative(entries)
+    return {**parts[0], "datasets": list(datasets.values()), "models": entries}
+
+
+def _add_relative(entries: list[dict[str, Any]]) -> None:
+    """Compare models scored on several datasets with the ones that were scored on one of them alone."""
+    individual: dict[str, float] = {}
+    for entry in entries:
+        if entry["name"] not in (MERGED, BASE) and len(entry["results"]) == 1:
+            ((dataset, result),) = entry["results"].items()
+            individual.setdefault(dataset, result["value"])
+    for entry in entries:
+        if entry["name"] not in (MERGED, BASE) or not set(entry["results"]) <= set(individual):
+            continue
+        ratios = {name: _ratio(result["value"], individual[name]) for name, result in entry["results"].items()}
+        known = [ratio for ratio in ratios.values() if ratio is not None]
+        entry["relative"] = ratios
+        entry["mean_relative"] = sum(known) / len(known) if known else None
+
+
+def _ratio(value: float, reference: float) -> float | None:
+    return value / reference if reference else None
+
+
+def write_scores(scores: Mapping[str, Any], path: Path) -> Path:
+    """Write the scores as JSON, whole or not at all; an existing file is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json_atomically(path, json.loads(json.dumps(scores)))
+    return path
+
+
+def evaluation_settings(
+    recipe: Recipe | None,
+    *,
+    split: str | None = None,
+    examples: int | None = None,
+    batch_size: int | None = None,
+    base: str | None = None,
+    device: str | None = None,
+    predictions: Path | None = None,
+    trust_remote_code: bool = False,
+) -> EvaluationSettings:
+    """How to score: what is given here, else the recipe's `evaluate` section, else its defaults."""
+    from mats.engine.devices import resolve_device
+    from mats.evaluation import EvaluationSettings
+
+    section = recipe.evaluate if recipe is not None else EvaluateSection()
+    return EvaluationSettings(
+        split=split or section.split,
+        batch_size=batch_size or section.batch_size,
+        device=str(resolve_device(device or (recipe.device if recipe is not None else "auto"))),
+        limit=examples or section.examples,
+        base=base or (recipe.base if recipe is not None else None),
+        trust_remote_code=trust_remote_code,
+        predictions=predictions,
+    )
