@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mats.errors import ShapeMismatch
-from mats.methods.elementwise import CHUNK, BaseReader, ModelReader, Sampler, is_mergeable
+from mats.methods.elementwise import CHUNK, BaseReader, ModelReader, Sampler, is_mergeable, working_dtype
 from mats.methods.magnitude import BracketSelection, RadixSelection, kept_rank
 from mats.progress import Progress
 
@@ -16,13 +16,20 @@ SAMPLE_SHARE = 64  # one entry in so many is looked at before the pass, within t
 SMALLEST_SAMPLE, LARGEST_SAMPLE = 1 << 20, 1 << 23  # of a million, 1 % of all entries lie inside the bracket
 
 
+def task_vector(tensor: Tensor, base: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """θ − θ0 of flat tensors in fresh fp32 pieces, with their places; taken in fp32 or better whatever is stored."""
+    dtype = torch.promote_types(working_dtype(tensor.dtype), base.dtype)
+    for start in range(0, tensor.numel(), CHUNK):
+        piece = slice(start, start + CHUNK)
+        yield piece, torch.sub(tensor[piece].to(dtype), base[piece].to(dtype)).float()
+
+
 def magnitudes(name: str, tensor: Tensor, base: Tensor) -> Iterator[Tensor]:
     """|θ − θ0| in fp32, piece by piece in storage order."""
     if tensor.shape != base.shape:
         raise ShapeMismatch(f"{name}: a model's tensor has shape {tuple(tensor.shape)}, the base's {tuple(base.shape)}")
-    tensor, base = tensor.reshape(-1), base.reshape(-1)
-    for start in range(0, tensor.numel(), CHUNK):
-        yield torch.sub(tensor[start : start + CHUNK], base[start : start + CHUNK]).float().abs_()
+    for _, piece in task_vector(tensor.reshape(-1), base.reshape(-1)):
+        yield piece.abs_()
 
 
 def tensor_threshold(tensor: Tensor, base: Tensor, density: float) -> float:

@@ -19,7 +19,7 @@ from mats.methods.elementwise import (
     require_base,
     working_dtype,
 )
-from mats.methods.thresholds import global_thresholds, tensor_threshold
+from mats.methods.thresholds import global_thresholds, task_vector, tensor_threshold
 from mats.progress import Progress
 
 
@@ -123,9 +123,8 @@ class Election:
         self._lightest = min(self._lightest, abs(weight))
         # hardshrink keeps |x| > limit; the float just below the threshold makes that |x| ≥ threshold
         limit = float(torch.nextafter(torch.tensor(threshold), torch.tensor(0.0))) if threshold > 0 else 0.0
-        for start in range(0, tensor.numel(), CHUNK):
-            piece = slice(start, start + CHUNK)
-            vote = hardshrink(torch.sub(tensor[piece], base[piece]).float(), limit)
+        for piece, change in task_vector(tensor, base):
+            vote = hardshrink(change, limit)
             if weight != 1:
                 vote.mul_(weight)
             against = vote.clamp(max=0)

@@ -110,6 +110,19 @@ def test_equals_the_published_algorithm(device, count, density):
         assert distance(merged, expected) < 1e-6  # a few fp32 roundings
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_task_vectors_are_taken_in_fp32_whatever_is_stored(dtype):
+    """Differences rounded to the stored dtype would tie where they do not, and trim something else."""
+    base, models = random_models(3, seed=4, spread=0.2, dtype=dtype)
+    expected = published(base, models, density=0.35)
+    for sampler in (None, InMemorySampler(base, models)):
+        merged, _ = run(TiesSettings(density=0.35), base, models, sampler=sampler)
+        assert distance(merged, expected) < 1e-6
+    mixed = [{name: value.float() for name, value in models[0].items()}, *models[1:]]
+    merged, _ = run(TiesSettings(density=0.35), base, mixed)
+    assert distance(merged, published(base, mixed, density=0.35)) < 1e-6
+
+
 def test_trimming_each_tensor_on_its_own_is_another_method():
     base, models = random_models(3, spread=4.0)
     per_tensor, _ = run(TiesSettings(trim_scope="tensor"), base, models)
