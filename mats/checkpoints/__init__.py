@@ -1,1 +1,27 @@
-""""""
+"""Checkpoints: read lazily in every common format, matched by name and content, written kill-safe."""
+
+from mats.checkpoints.adapters import ia3_config, merge_base, neutral_adapter
+from mats.checkpoints.checkpoint import Checkpoint
+from mats.checkpoints.companions import copy_companions, reconcile_config
+from mats.checkpoints.matching import TensorMatch, labels, match_tensors, output_tensors
+from mats.checkpoints.opening import open_checkpoint
+from mats.checkpoints.tensors import TensorInfo
+from mats.checkpoints.ties import tied_in_all
+from mats.checkpoints.writer import CheckpointWriter
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointWriter",
+    "TensorInfo",
+    "TensorMatch",
+    "copy_companions",
+    "ia3_config",
+    "labels",
+    "match_tensors",
+    "merge_base",
+    "neutral_adapter",
+    "open_checkpoint",
+    "output_tensors",
+    "reconcile_config",
+    "tied_in_all",
+]

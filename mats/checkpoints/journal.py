@@ -1,0 +1,83 @@
+"""The journal of a write in progress: which tensors are finished, and what their bytes must hash to.
+
+One JSON line each, appended after the tensor's bytes were handed to the kernel. A process that is killed loses
+nothing it handed over, so the line tells the truth. After a power failure the line may have survived and the bytes
+not; that is what the checksum is for: a resumed run trusts only tensors whose bytes still match, so no write waits
+for the disk before the very end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from mats.errors import WorkFailed
+from mats.files import explain_os_error
+
+VERSION = 1
+
+
+class Journal:
+    """An append-only list of finished tensors, headed by the identity of the work that it belongs to."""
+
+    def __init__(self, path: Path, identity: str) -> None:
+        self.path = path
+        self._head = {"version": VERSION, "identity": identity}
+        self._descriptor = -1
+
+    def resume(self) -> dict[str, dict[str, Any]] | None:
+        """The last line of each tensor, or None when there is no journal of this identity.
+
+        A line without its end (the process died inside it) is dropped, and with it whatever follows.
+        """
+        try:
+            content = self.path.read_bytes()
+        except OSError:
+            return None
+        whole = content[: content.rfind(b"\n") + 1]
+        entries: dict[str, dict[str, Any]] = {}
+        try:
+            lines = [json.loads(line) for line in whole.splitlines()]
+            if not lines or lines[0] != self._head:
+                return None
+            for line in lines[1:]:
+                entries[line["name"]] = line
+        except (ValueError, KeyError, TypeError):
+            return None
+        self._open(os.O_WRONLY, len(whole))
+        return entries
+
+    def restart(self) -> None:
+        """Begin an empty journal."""
+        self._open(os.O_WRONLY | os.O_CREAT, 0)
+        self._append(self._head)
+
+    def record(self, name: str, checksum: str, note: Any) -> None:
+        """One more tensor is finished. `note` is any JSON value to be kept with it, or None."""
+        entry = {"name": name, "checksum": checksum}
+        self._append(entry if note is None else {**entry, "note": note})
+
+    def close(self) -> None:
+        """Close the file; closing twice is fine."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _open(self, flags: int, length: int) -> None:
+        self.close()
+        try:
+            self._descriptor = os.open(self.path, flags | os.O_APPEND, 0o644)
+            os.ftruncate(self._descriptor, length)
+        except OSError as error:
+            raise explain_os_error(error, self.path) from error
+
+    def _append(self, line: dict[str, Any]) -> None:
+        data = (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        try:
+            written = os.write(self._descriptor, data)
+        except OSError as error:
+            raise explain_os_error(error, self.path) from error
+        if written != len(data):
+            raise WorkFailed(f"{self.path}: only {written} of {len(data)} bytes could be written")
