@@ -3,7 +3,9 @@
 from mats.checkpoints.adapters import ia3_config, merge_base, neutral_adapter
 from mats.checkpoints.checkpoint import Checkpoint
 from mats.checkpoints.companions import copy_companions, reconcile_config
+from mats.checkpoints.loading import load_model
 from mats.checkpoints.matching import TensorMatch, labels, match_tensors, output_tensors
+from mats.checkpoints.naming import parameter_names
 from mats.checkpoints.opening import open_checkpoint
 from mats.checkpoints.tensors import TensorInfo
 from mats.checkpoints.ties import tied_in_all
@@ -17,11 +19,13 @@ __all__ = [
     "copy_companions",
     "ia3_config",
     "labels",
+    "load_model",
     "match_tensors",
     "merge_base",
     "neutral_adapter",
     "open_checkpoint",
     "output_tensors",
+    "parameter_names",
     "reconcile_config",
     "tied_in_all",
 ]
