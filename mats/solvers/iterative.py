@@ -63,7 +63,7 @@ class IterativeSolver:
             correction = start.clone()
             residual, losses = problem.residual(correction, shift)
         inactive = torch.zeros_like(zeros, dtype=torch.bool)
-        return Outcome(correction, shift, zeros, zeros.clone(), norms(residual), losses, inactive), residual
+        return Outcome(correction, shift.clone(), zeros, zeros.clone(), norms(residual), losses, inactive), residual
 
     def _cycles(self, outcome: Outcome) -> Iterator[Arithmetic]:
         """The arithmetic of each cycle in turn: narrow while that pays, then wide."""

@@ -17,6 +17,7 @@ from mats.solvers.problem import Problem, norms
 SMALLEST_SHIFT = 1e-6  # ν where no anchor is asked for: below it preconditioned iterates wander in the null space
 FIRST_SHIFT = 0.1  # where the search begins, if the anchor leaves room
 LENGTH_TOLERANCE = 0.01  # the radius is met if ‖Δ‖ lies between 1 − this and 1 of it
+SHORTEST_STEP, LONGEST_STEP = 2.3, 4.6  # downward, in ln ν: factors 10 and 100
 MOST_TRIALS = 40
 
 Solve = Callable[[Tensor, Tensor | None], Outcome]
@@ -32,42 +33,54 @@ def solve_within_radius(problem: Problem, solve: Solve, shift: Tensor, radius: f
         radius: in units of `problem.distance`.
     """
     longest = radius * problem.distance
-    low = torch.maximum(shift, torch.full_like(shift, SMALLEST_SHIFT))
-    high = torch.where(longest > 0, problem.unit / longest, 1.0).maximum(low)
-    trial = torch.maximum(low, torch.full_like(low, FIRST_SHIFT)).minimum(high)
+    floor = shift.clamp(min=SMALLEST_SHIFT)
+    low, high = floor, torch.where(longest > 0, problem.unit / longest, 1.0).maximum(floor)
     low_excess, high_excess = (torch.full_like(low, float("nan")) for _ in range(2))
-    floor = low.clone()
-    best = solve(high, None)
-    outcome, done, spent = best, torch.zeros_like(low, dtype=torch.bool), best.iterations.clone()
+    trial = floor.clamp(min=FIRST_SHIFT).minimum(high)
+    done, found = (torch.zeros_like(low, dtype=torch.bool) for _ in range(2))
+    outcome = best = solve(trial, None)
+    spent = outcome.iterations.clone()
     for _ in range(MOST_TRIALS):
-        outcome = solve(trial, outcome.correction)
-        spent += torch.where(done, 0, outcome.iterations)
         excess = (norms(outcome.correction) / torch.where(longest > 0, longest, 1.0)).log()
         inside = excess <= 0
-        better = (inside & ~done & (trial <= best.shift)).nonzero().flatten()
-        best.put(better, _select(outcome, better))
+        _keep(best, outcome, inside & ~done)
+        found |= inside
         done |= inside & ((excess > -LENGTH_TOLERANCE) | (trial <= floor))
         low, low_excess = torch.where(inside, low, trial), torch.where(inside, low_excess, excess)
         high, high_excess = torch.where(inside, trial, high), torch.where(inside, excess, high_excess)
-        done |= high / low < 1 + LENGTH_TOLERANCE
+        done |= found & (high < low * (1 + LENGTH_TOLERANCE)) & (low > floor)
         if bool(done.all()):
             break
         trial = torch.where(done, trial, _next(low, low_excess, high, high_excess, floor))
+        outcome = solve(trial, outcome.correction)
+        spent += torch.where(done, 0, outcome.iterations)
+    if not bool(found.all()):
+        _keep(best, solve(high, outcome.correction), ~found)
     best.iterations = spent
-    best.radius_active = best.shift > torch.maximum(shift, floor) * (1 + 1e-12)
+    best.radius_active = best.shift > floor
     return best
 
 
+def _keep(best: Outcome, outcome: Outcome, where: Tensor) -> None:
+    """Take over the marked systems of another outcome."""
+    index = where.nonzero().flatten()
+    best.put(index, _select(outcome, index))
+
+
 def _next(low: Tensor, low_excess: Tensor, high: Tensor, high_excess: Tensor, floor: Tensor) -> Tensor:
-    """Where to look next: by interpolation where both ends are known, else a step beyond the one that is."""
+    """Where to look next: by interpolation where both ends are measured, else a step beyond the one that is.
+
+    Excess is ln(‖Δ‖ ÷ radius): above 0 at `low`, at most 0 at `high`, NaN where an end was never tried.
+    """
     x, y = low.log(), high.log()
-    share = low_excess / (low_excess - high_excess)  # where the chord crosses a little below zero
+    share = low_excess / (low_excess - high_excess)
     between = x + (y - x) * share.clamp(0.05, 0.95)
-    # Only the upper end measured: ‖Δ‖ ~ ν^(−1/2) or flatter, so aim generously, but not past a factor 30.
-    downward = (y + 2.0 * high_excess).clamp(min=y - 3.4).maximum(x)
-    upward = (x + 2.0 * low_excess).minimum(y)
+    # ‖Δ‖ grows like ν^(−1/2) or more slowly as ν falls, so twice the excess is rather a short step.
+    downward = (y + (2 * high_excess).clamp(min=-LONGEST_STEP, max=-SHORTEST_STEP)).maximum(x)
+    upward = (x + (2 * low_excess).clamp(min=0.05)).minimum(y)
     middle = torch.where(high_excess.isnan(), upward, torch.where(low_excess.isnan(), downward, between))
-    return torch.where(middle <= floor.log() + 1e-3, floor, middle.exp())
+    # Close to the floor there is nothing left to gain between the two: try the floor itself.
+    return torch.where((middle <= floor.log() + 0.7) & low_excess.isnan(), floor, middle.exp())
 
 
 def _select(outcome: Outcome, index: Tensor) -> Outcome:
