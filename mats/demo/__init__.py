@@ -1,1 +1,5 @@
-""""""
+"""`mats demo`: real models on embedded data, trained, measured, merged by every method, evaluated, explained."""
+
+from mats.demo.story import DEFAULT_SEEDS, DemoResult, run_demo
+
+__all__ = ["DEFAULT_SEEDS", "DemoResult", "run_demo"]

@@ -21,6 +21,7 @@ Labels = NDArray[np.int64]  # [n], 0 … 9
 
 PIXEL_MEAN, PIXEL_DEVIATION = 0.305, 0.376  # of the digits scaled to 0 … 1
 TRAIN_EXAMPLES, VALIDATION_EXAMPLES = 1000, 300  # the other 497 are the test split
+CHECKERBOARD = (np.indices((8, 8)).sum(axis=0) % 2).astype(np.float32)
 
 
 def affine(images: Images, matrix: NDArray[np.float64]) -> Images:
@@ -43,7 +44,7 @@ DOMAINS: dict[str, Callable[[Images], Images]] = {
     "negative": lambda images: (1.0 - images).astype(np.float32),
     "sheared": lambda images: affine(images, np.array([[1.0, 0.0], [0.6, 1.0]])),
     "mirrored": lambda images: np.ascontiguousarray(images[:, :, ::-1]),
-    "upside_down": lambda images: np.ascontiguousarray(images[:, ::-1, :]),
+    "checkered": lambda images: np.abs(images - CHECKERBOARD),
 }
 
 
@@ -91,9 +92,9 @@ def write_dataset(folder: Path, domain: str, digits: dict[str, Split]) -> Path:
     text = (
         f"# scikit-learn's digits, {domain.replace('_', ' ')}\n"
         f"name: {domain}\ntask: image_classification\n"
-        f"source:\n  type: arrays\n  files:\n{files}"
+        f"source:\n  format: arrays\n  files:\n{files}"
         f"columns: {{image: image, label: label}}\nlabels: 10\n"
-        f"image: {{mean: [{PIXEL_MEAN}], std: [{PIXEL_DEVIATION}]}}\n"
+        f"image: {{channels: 1, largest_pixel: 1.0, mean: [{PIXEL_MEAN}], std: [{PIXEL_DEVIATION}]}}\n"
     )
     path = folder / f"{domain}.yaml"
     path.write_text(text)

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mats.demo.domains import DOMAINS, PIXEL_DEVIATION, PIXEL_MEAN, Split, in_domain
 from mats.progress import Progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 BATCH = 64
 
@@ -30,7 +34,7 @@ SPECIALIST_SCHEDULE = Schedule(steps=150, learning_rate=1e-3)
 UPRIGHT_EXAMPLES, EXAMPLES_PER_DOMAIN = 500, 60  # what the base sees: it knows digits, and has met every domain
 
 
-def untrained_model(seed: int) -> nn.Module:
+def untrained_model(seed: int) -> PreTrainedModel:
     """A ViT for 8 × 8 images: patches of 2, width 96, 3 layers, 10 classes.
 
     `initializer_range` 0.1: with the default 0.02 so small a network hardly learns.
@@ -70,7 +74,7 @@ def minibatches(examples: int, steps: int, seed: int) -> Iterator[Tensor]:
         rows = rows[BATCH:]
 
 
-def train(model: nn.Module, split: Split, schedule: Schedule, seed: int) -> None:
+def train(model: PreTrainedModel, split: Split, schedule: Schedule, seed: int) -> None:
     """Train `model` in place by cross-entropy on the split's labels."""
     images, labels = pixel_values(split), torch.from_numpy(split.labels)
     optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate)
