@@ -1,4 +1,4 @@
-"""Run three examples once and compare what the hooks see with autograd's own weight gradients.
+"""Run a few examples once and compare what the hooks see with autograd's own weight gradients.
 
 For every tapped parameter, Σ_n c_n g_n from the hooks must equal the gradient of Σ_n c_n loss_n: with c = 1 this proves
 that all uses of the parameter are seen, with random c that each row is credited to its own example. The check finds
@@ -23,9 +23,9 @@ from mats.curvature.sites import CallRecorder, first_argument, is_lookup
 from mats.curvature.state import frozen_evaluation, full_precision_products, trainable
 from mats.curvature.taps import LayerTap, Tap
 from mats.data.batch import Batch
+from mats.errors import ShapeMismatch
 
-_EXAMPLES = 3
-_COEFFICIENTS = (0.7, 1.9, -1.3)
+_COEFFICIENTS = (0.7, 1.9, -1.3, 0.4, 1.1)
 
 
 @dataclass
@@ -46,8 +46,13 @@ class Examination:
 
 
 def examination_batch(batch: Batch) -> Batch:
-    """Three examples, repeated if there are fewer: with one, what the whole batch shares looks like its own."""
-    return batch.select([position % batch.size for position in range(_EXAMPLES)])
+    """Three to five examples, repeated if there are fewer: with one, what the whole batch shares looks like its own.
+
+    As many as no sequence is long, so that a table over positions does not look like one over examples.
+    """
+    lengths = {tensor.shape[1] for tensor in (batch.input_mask, batch.target_mask) if tensor is not None}
+    count = next(count for count in (3, 4, 5) if count not in lengths)
+    return batch.select([position % batch.size for position in range(count)])
 
 
 def examine(
@@ -57,7 +62,7 @@ def examine(
     batch: Batch,
     settings: CollectionSettings,
 ) -> Examination:
-    """Look at the model's calls and gradients on three examples of `batch`.
+    """Look at the model's calls and gradients on a few examples of `batch`.
 
     Args:
         model: The model; it leaves as it came.
@@ -81,8 +86,10 @@ def examine(
         sketches.recorder.judge_calls()
         losses = next(first.terms(logits)).losses
         examination = Examination(sketches.recorder)
-        found = _gradient_sketches(floating, losses, losses.new_ones(_EXAMPLES), sketches, retain=True)
-        weighted = _gradient_sketches(floating, losses, losses.new_tensor(_COEFFICIENTS), None, retain=False)
+        found = _gradient_sketches(floating, losses, torch.ones_like(losses), sketches, retain=True)
+        weighted = _gradient_sketches(
+            floating, losses, losses.new_tensor(_COEFFICIENTS[: len(losses)]), None, retain=False
+        )
     for parameter in floating:
         _judge(examination, parameter, found.get(id(parameter)), weighted.get(id(parameter)), sketches)
     return examination
@@ -175,11 +182,10 @@ class _Sketches:
             return
         dtype = torch.float64 if delta.dtype == torch.float64 else torch.float32
         identities = [id(parameter) for parameter in tap.parameters.values()]
-        try:
-            uses = tap.uses(kept, delta, self.batch.size, dtype)
-        except ValueError:  # rows that do not divide by examples still add up to the right sum
-            uses = tap.uses(kept, delta, 1, dtype)
+        uses = _uses_or_none(tap, kept, delta, self.batch.size, dtype)
+        if uses is None:  # rows that do not divide by examples still add up to the right sum
             self.ungroupable.update(identities)
+            uses = _uses_or_none(tap, kept, delta, 1, dtype) or {}
         for name, use in uses.items():
             identity = id(tap.parameters[name])
             if identity in self.wanted:
@@ -187,11 +193,19 @@ class _Sketches:
 
     def _add(self, identity: int, use: Use, *, grouped: bool) -> None:
         scale = use.scale()
-        ones = scale.new_ones(_EXAMPLES if grouped else 1)
+        ones = scale.new_ones(self.batch.size if grouped else 1)
         _accumulate(self.plain, identity, _sketch(use.total(ones)))
         _accumulate(self.scales, identity, scale)
         if grouped:
-            _accumulate(self.weighted, identity, _sketch(use.total(scale.new_tensor(_COEFFICIENTS))))
+            _accumulate(self.weighted, identity, _sketch(use.total(scale.new_tensor(_COEFFICIENTS[: self.batch.size]))))
+
+
+def _uses_or_none(tap: Tap, kept: Tensor, delta: Tensor, examples: int, dtype: torch.dtype) -> dict[str, Use] | None:
+    """What the tap makes of a gradient; None when the shapes are not what it was made for."""
+    try:
+        return tap.uses(kept, delta, examples, dtype)
+    except ShapeMismatch:
+        return None
 
 
 def _accumulate(table: dict[int, Tensor], key: int, value: Tensor) -> None:
@@ -210,7 +224,8 @@ def _judge(
     if plain is None:
         examination.no_gradient.add(identity)
         return
-    if identity not in sketches.plain:
+    if identity not in sketches.plain:  # it has a gradient, and no hook saw any of it
+        examination.wrong_sum[identity] = 1.0
         return
     error, fits = _agree(parameter.dtype, plain, sketches.plain[identity], sketches.scales[identity])
     if not fits:

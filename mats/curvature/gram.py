@@ -137,17 +137,20 @@ def _low_precision_product(rows: Tensor) -> Tensor:
 
 
 class CountSum:
-    """Accumulates how often each row of an embedding is looked up: the diagonal of the Gram of one-hot inputs."""
+    """Accumulates how often each row of an embedding is looked up: the diagonal of the Gram of one-hot inputs.
+
+    An embedding that scales its rows has inputs scale · one-hot, and counts scale² for each.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.counts: Tensor | None = None
 
-    def add(self, ids: Tensor, mask: Tensor | None, weights: Tensor | None) -> Tensor:
-        """Add ids [B, R].
+    def add(self, ids: Tensor, mask: Tensor | None, weights: Tensor | None, scale: float = 1.0) -> Tensor:
+        """Add ids [B, R], of which those under `mask` count.
 
         Returns:
-            float64 [2]: number of rows, and Σ‖x‖⁴, which for one-hot rows is the same number.
+            float64 [2]: number of rows, and Σ‖x‖⁴, which is scale⁴ times that number.
         """
         if self.counts is None:
             self.counts = torch.zeros(self.size, dtype=torch.float64, device=ids.device)
@@ -156,9 +159,9 @@ class CountSum:
             amount = mask.to(torch.float64)
         if weights is not None:
             amount = amount * weights[:, None].double()
-        self.counts.index_add_(0, ids.flatten(), amount.flatten())
+        self.counts.index_add_(0, ids.flatten(), amount.flatten() * scale**2)
         total = amount.sum()
-        return torch.stack([total, total])
+        return torch.stack([total, total * scale**4])
 
     def dense(self) -> Tensor:
         """float64 [size], on the CPU."""

@@ -15,7 +15,7 @@ from mats.curvature.masks import Side, rows_mask
 from mats.curvature.passes import Pass, passes
 from mats.curvature.per_example import ParameterSum, Use
 from mats.curvature.plan import CollectionPlan
-from mats.curvature.rules import layer_rule
+from mats.curvature.rules import EmbeddingRule, layer_rule
 from mats.curvature.sites import first_argument, is_lookup, tensor_identity
 from mats.curvature.taps import Tap, tap_of
 from mats.data.batch import Batch
@@ -36,6 +36,7 @@ class _Frame:
         expected: Number of uses of each parameter in this forward pass.
         uses: Uses whose gradient has arrived in this backward pass.
         weights: Weights of the term running backwards.
+        is_last_term: Whether what was kept for gradients can be let go.
     """
 
     run: Pass
@@ -45,6 +46,7 @@ class _Frame:
     expected: dict[str, int] = field(default_factory=dict)
     uses: dict[str, list[Use]] = field(default_factory=dict)
     weights: Tensor | None = None
+    is_last_term: bool = False
 
     def mask(self, side: Side) -> Tensor | None:
         """The mask of one side."""
@@ -120,10 +122,9 @@ class BatchHooks:
             terms = list(frame.run.terms(logits))
         for index, term in enumerate(terms):
             frame.weights = term.weights
-            losses = term.losses
-            finite = torch.stack([losses.new_zeros((), dtype=torch.float64), losses.detach().double().sum()])
-            frame.measured.append(("check:the loss", finite))
-            torch.autograd.backward([losses.sum()], retain_graph=index < len(terms) - 1)
+            frame.is_last_term = index == len(terms) - 1
+            frame.measured.append(("check:the loss", _check_value(term.losses)))
+            torch.autograd.backward([term.losses.sum()], retain_graph=not frame.is_last_term)
             self._flush(frame)
 
     # -- forward -------------------------------------------------------------------------------------------------------
@@ -174,7 +175,8 @@ class BatchHooks:
         rows = hook.rule.input_rows(inputs, frame.run.batch.size)
         total = self.inputs[hook.site]
         if isinstance(total, CountSum):
-            scalars = total.add(rows, mask, frame.run.weights)
+            scale = hook.rule.scale if isinstance(hook.rule, EmbeddingRule) else 1.0
+            scalars = total.add(rows, mask, frame.run.weights, scale)
         else:
             scalars = total.add(Rows(rows, mask, frame.run.weights), scaled=False)
         frame.measured.append((f"site:{hook.site}", scalars))
@@ -187,9 +189,9 @@ class BatchHooks:
             return
         for parameter in hook.tapped.values():
             frame.expected[parameter] = frame.expected.get(parameter, 0) + 1
-        watched, kept = hook.tap.capture(inputs, output)
-        version = kept._version
-        watched.register_hook(lambda delta: self._receive(hook, frame, kept, version, delta))
+        watched, tensor = hook.tap.capture(inputs, output)
+        kept = _Kept(tensor, tensor._version)
+        watched.register_hook(lambda delta: self._receive(hook, frame, kept, delta))
 
     # -- backward ------------------------------------------------------------------------------------------------------
 
@@ -200,15 +202,17 @@ class BatchHooks:
         scalars = self.outputs[hook.name].add(Rows(rows, mask, frame.weights), scaled=True)
         frame.measured.append((f"layer:{hook.name}", scalars))
 
-    def _receive(self, hook: _ModuleHook, frame: _Frame, kept: Tensor, version: int, delta: Tensor) -> None:
+    def _receive(self, hook: _ModuleHook, frame: _Frame, kept: _Kept, delta: Tensor) -> None:
         """Turn a gradient into uses; a parameter whose last use this is adds up at once."""
         if frame is not self._frame or hook.tap is None:
             return
-        if kept._version != version:
+        assert kept.tensor is not None
+        if kept.tensor._version != kept.version:
             raise WorkFailed(f"{hook.name}: the model changed its input in place after the call; its gradient is lost")
-        uses = hook.tap.uses(kept, delta.detach(), frame.run.batch.size, self.plan.settings.dtype)
-        check = delta.detach().double().sum()
-        frame.measured.append((f"check:the gradient at {hook.name}", torch.stack([torch.zeros_like(check), check])))
+        uses = hook.tap.uses(kept.tensor, delta.detach(), frame.run.batch.size, self.plan.settings.dtype)
+        if frame.is_last_term:
+            kept.tensor = None
+        frame.measured.append((f"check:the gradient at {hook.name}", _check_value(delta)))
         for local, parameter in hook.tapped.items():
             arrived = frame.uses.setdefault(parameter, [])
             arrived.append(uses[local])
@@ -223,6 +227,14 @@ class BatchHooks:
         with torch.no_grad():
             for parameter in list(frame.uses):
                 self._add_up(frame, parameter)
+
+
+@dataclass
+class _Kept:
+    """An activation held from the forward pass until its last gradient, and its version when it was taken."""
+
+    tensor: Tensor | None
+    version: int
 
 
 class _ModuleHook:
@@ -246,6 +258,12 @@ class _ModuleHook:
         if not isinstance(output, Tensor):
             return None
         return self.owner.on_forward(self, first_argument(args, kwargs), output)
+
+
+def _check_value(tensor: Tensor) -> Tensor:
+    """A scalar in the place of Σ‖x‖⁴ that is finite exactly when `tensor` is."""
+    total = tensor.detach().sum(dtype=torch.float64)
+    return torch.stack([torch.zeros_like(total), total])
 
 
 def _with_graph(inputs: Mapping[str, Tensor], needs_gradients: bool) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from mats.curvature.losses import (
     IGNORED,
     at_least_float32,
     example_losses,
+    logits_of,
     model_logits,
     scored_positions,
     token_losses,
@@ -45,7 +46,6 @@ class Pass:
     batch: Batch
     weights: Tensor | None
     terms: Callable[[Tensor], Iterator[Term]]
-    term_count: int
 
 
 def passes(model: nn.Module, batch: Batch, settings: CollectionSettings) -> Iterator[Pass]:
@@ -59,7 +59,7 @@ def passes(model: nn.Module, batch: Batch, settings: CollectionSettings) -> Iter
     elif settings.labels == "exact":
         yield _every_class(model, batch, settings)
     else:
-        yield Pass(batch, None, lambda logits: _single_term(batch, logits, settings), 1)
+        yield Pass(batch, None, lambda logits: _single_term(batch, logits, settings))
 
 
 def _single_term(batch: Batch, logits: Tensor, settings: CollectionSettings) -> Iterator[Term]:
@@ -87,7 +87,7 @@ def _every_class(model: nn.Module, batch: Batch, settings: CollectionSettings) -
         for index in range(logits.shape[-1]):
             yield _weighted(-log_probabilities[:, index], weights[:, index])
 
-    return Pass(batch, None, terms, max(classes, 2))
+    return Pass(batch, None, terms)
 
 
 def _too_many(what: str, count: int, settings: CollectionSettings) -> RequestError:
@@ -130,7 +130,7 @@ def _choice_pass(
         losses = example_losses(*scored_positions(answered, logits), settings.loss)
         yield Term(losses) if weights is None else _weighted(losses, weights)
 
-    return Pass(answered, weights, terms, 1)
+    return Pass(answered, weights, terms)
 
 
 def with_choice(model: nn.Module, batch: Batch, chosen: Tensor) -> Batch:
@@ -180,8 +180,6 @@ def choice_log_probabilities(model: nn.Module, batch: Batch) -> Tensor:
 
 def _reusing_encoder(model: nn.Module, batch: Batch, encoded: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
     """Logits, and the encoder's output for the next call where the model reports one."""
-    from mats.curvature.losses import logits_of
-
     if encoded:
         return model_logits(model, batch.inputs, **encoded), encoded
     output = model(**batch.inputs)

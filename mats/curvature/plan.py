@@ -81,7 +81,7 @@ def plan_collection(
 
     Args:
         model: The model; it leaves as it came.
-        batch: The first batch; three of its examples are run.
+        batch: The first batch; a few of its examples are run.
         settings: What to measure.
         names: Parameter name in the model → name in the checkpoint; parameters that are absent are not in the
             checkpoint and not measured. None: the names are the same.
@@ -115,6 +115,9 @@ class _Planner:
         self.notes: dict[str, str] = {}
         self.items: list[Item] = []
         self.gram_covered: set[str] = set()
+        if self.names.absent:
+            some = ", ".join(self.names.absent[:3])
+            self.notes["not in the checkpoint"] = f"{len(self.names.absent)} parameters, not measured: {some} …"
 
     def plan(self) -> CollectionPlan:
         """Run the steps."""
@@ -297,6 +300,9 @@ class _Planner:
         if layer_rule(module) is not None and not self.settings.wants("input_gram", "output_gram"):
             return "a matrix: `block` is for vectors only"
         if layer_rule(module) is not None:
+            weight = self.names.of(module.get_parameter("weight"))
+            if weight in self.uncovered:
+                return f"a bias that rides with {weight}, which has no Gram: {self.uncovered[weight]}"
             return "a bias without the homogeneous coordinate: `diagonal` or `block` covers it"
         return why_no_rule(module)
 

@@ -74,13 +74,16 @@ class CallRecorder:
     def _judge(self, name: str, rule: LayerRule, inputs: Tensor, identity: tuple[Any, ...]) -> Call:
         source = matching_ids(self.batch, inputs) if isinstance(rule, EmbeddingRule) else None
         side = self._side(inputs, source)
-        if isinstance(rule, EmbeddingRule) and source is None:
-            problem: str | None = (
-                "its ids are not among the model's inputs, so their positions cannot be told apart by example"
-            )
+        if isinstance(rule, EmbeddingRule) and source is None and not self._one_id_per_token(inputs):
+            problem: str | None = "its ids are not the batch's, so they cannot be told apart by example and padding"
         else:
             problem = self._mask_problem(name, rule.leading_shape(inputs), side)
         return Call(identity, side, problem)
+
+    def _one_id_per_token(self, ids: Tensor) -> bool:
+        """Whether ids that the model made itself (RoBERTa's positions) have the form of the batch's tokens."""
+        mask = self.batch.input_mask
+        return mask is not None and self.batch.target_mask is None and ids.shape == mask.shape
 
     def _mask_problem(self, name: str, leading: tuple[int, ...], side: Side) -> str | None:
         """Why the mask does not apply; a batch of the right form with the wrong length is an error."""
@@ -140,7 +143,7 @@ def _identity(rule: LayerRule, inputs: Tensor) -> tuple[Any, ...]:
     """What makes two inputs one site: the same memory in the same state, unfolded alike."""
     form: tuple[Any, ...] = ("rows",)
     if isinstance(rule, EmbeddingRule):
-        form = ("ids", rule.in_size)
+        form = ("ids", rule.in_size, rule.scale)
     elif isinstance(rule, Conv2dRule):
         conv = rule.module
         form = ("patches", conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.padding_mode)

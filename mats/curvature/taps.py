@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mats.curvature.per_example import LookupUse, OuterUse, Use, VectorUse
 from mats.curvature.rules import EmbeddingRule, LayerRule, by_example, layer_rule
+from mats.errors import ShapeMismatch
 
 
 class Tap(ABC):
@@ -57,7 +58,7 @@ class LayerTap(Tap):
         shape = self.parameters["weight"].shape
         found: dict[str, Use] = {}
         if isinstance(self.rule, EmbeddingRule):
-            found["weight"] = LookupUse(rows, deltas, shape, self.rule.module.padding_idx)
+            found["weight"] = LookupUse(rows, deltas * self.rule.scale, shape, self.rule.module.padding_idx)
         else:
             found["weight"] = OuterUse(rows.to(dtype), deltas, self.rule.layout, shape)
         if "bias" in self.parameters:
@@ -81,6 +82,8 @@ class NormTap(Tap):
         """See `Tap`."""
         rows = by_example(kept, examples).to(dtype)
         deltas = by_example(delta, examples).to(dtype)
+        if rows.shape[-1] != self.parameters["weight"].numel():
+            raise ShapeMismatch(f"a norm over {self.parameters['weight'].numel()} features read {tuple(kept.shape)}")
         if self.centred:
             rows = rows - rows.mean(-1, keepdim=True)
         normalised = rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + self.epsilon)

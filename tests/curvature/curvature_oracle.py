@@ -35,8 +35,10 @@ class SeenCalls(TorchFunctionMode):
             self.calls.append((args[2], "conv1d", args[1], output))
         elif function is functional.embedding:
             self.calls.append((args[1], "embedding", args[0], output))
-        elif function is torch.conv2d:
-            self.calls.append((args[1], "conv2d", args[0], output))
+        elif function is torch.conv2d and (len(args) < 7 or args[6] == 1):
+            # A convolution whose kernels are the unit vectors lists each patch in the order of the weight's columns.
+            units = torch.eye(args[1][0].numel(), dtype=args[1].dtype).reshape(-1, *args[1].shape[1:])
+            self.calls.append((args[1], "conv2d", torch.conv2d(args[0], units, None, *args[3:6]), output))
         return output
 
 
@@ -120,9 +122,7 @@ def _add_inputs(result: Oracle, key: tuple[str, str], parameter: Tensor, inputs:
     if key[1] == "embedding":
         rows = functional.one_hot(inputs.flatten(), parameter.shape[0]).to(torch.float64)
     elif key[1] == "conv2d":
-        size = parameter.shape[-1]  # patches do not overlap in the models tested here
-        patches = inputs.unfold(2, size, size).unfold(3, size, size)  # [1, c, h, w, size, size]
-        rows = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, parameter[0].numel())
+        rows = inputs.movedim(1, -1).reshape(-1, inputs.shape[1])
     else:
         rows = inputs.reshape(-1, inputs.shape[-1])
     _add(result.inputs, key, weight * sum(torch.outer(row, row) for row in rows))
