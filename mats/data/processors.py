@@ -33,6 +33,9 @@ class Processor:
 def load_processor(path: str | Path, spec: DatasetSpec, *, fallback: str | Path | None = None) -> Processor | None:
     """The processor of the checkpoint at `path` (folder or hub id); None for images, which the spec normalises.
 
+    Tokenizer and configuration are each taken from the first that has one: the checkpoint, `fallback`, and the base
+    that a PEFT adapter names.
+
     Args:
         path: The checkpoint.
         spec: The dataset it is for.
@@ -43,8 +46,10 @@ def load_processor(path: str | Path, spec: DatasetSpec, *, fallback: str | Path 
     """
     if spec.task == "image_classification":
         return None
-    tokenizer, source = _load_tokenizer([str(place) for place in (path, fallback) if place is not None])
-    return as_processor(tokenizer, _read_config(source))
+    places = [str(place) for place in (path, fallback, _adapter_base(Path(path))) if place is not None]
+    tokenizer = _load_tokenizer(list(dict.fromkeys(places)))
+    configs = (_read_config(place) for place in places)
+    return as_processor(tokenizer, next((config for config in configs if config), None))
 
 
 def as_processor(tokenizer: Any, config: dict[str, Any] | None = None) -> Processor:
@@ -62,7 +67,7 @@ def as_processor(tokenizer: Any, config: dict[str, Any] | None = None) -> Proces
     return Processor(tokenizer, pad_id, int(start) if start is not None else pad_id, config.get("vocab_size"))
 
 
-def _load_tokenizer(places: list[str]) -> tuple[Any, str]:
+def _load_tokenizer(places: list[str]) -> Any:
     from transformers import AutoTokenizer
 
     reasons = []
@@ -71,7 +76,7 @@ def _load_tokenizer(places: list[str]) -> tuple[Any, str]:
             reasons.append(f"{place}: {fault}")
             continue
         try:
-            return AutoTokenizer.from_pretrained(place), place
+            return AutoTokenizer.from_pretrained(place)
         except (OSError, ValueError, KeyError, TypeError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             reasons.append(f"{place}: {lines[0]}")
@@ -89,22 +94,31 @@ def _folder_fault(path: Path) -> str | None:
     return "the folder has no tokenizer files"
 
 
-def _read_config(source: str) -> dict[str, Any]:
-    """The model configuration beside a tokenizer; a hub id is read through transformers."""
-    folder = Path(source)
-    if folder.is_dir():
-        path = folder / "config.json"
-        if not path.is_file():
-            return {}
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: no readable model configuration ({error})") from error
-        return content if isinstance(content, dict) else {}
+def _adapter_base(path: Path) -> str | None:
+    """The base that an adapter folder names."""
+    base = _read_json(path / "adapter_config.json").get("base_model_name_or_path")
+    return str(base) if base else None
+
+
+def _read_config(place: str) -> dict[str, Any]:
+    """The model configuration at a folder or hub id; empty where there is none."""
+    if Path(place).exists() or Path(place).is_absolute():
+        return _read_json(Path(place) / "config.json")
     from transformers import AutoConfig
 
     try:
-        values: dict[str, Any] = AutoConfig.from_pretrained(source).to_dict()
+        values: dict[str, Any] = AutoConfig.from_pretrained(place).to_dict()
     except (OSError, ValueError):  # an adapter, or a tokenizer alone
         return {}
     return values
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: no readable configuration ({error}); a JSON object would be right") from error
+    return content if isinstance(content, dict) else {}

@@ -45,6 +45,22 @@ def test_fallback_brings_the_tokenizer(tmp_path: Path, spec_for: SpecFor, t5_tok
     assert processor.tokenizer("film")["input_ids"] == t5_tokenizer("film")["input_ids"]
 
 
+def test_adapter_takes_what_it_lacks_from_the_base_it_names(
+    tmp_path: Path, spec_for: SpecFor, t5_tokenizer: Any
+) -> None:
+    base = checkpoint(tmp_path / "base", {**T5, "decoder_start_token_id": 3}, t5_tokenizer)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    processor = load_processor(adapter, spec_for(tmp_path))
+    assert processor is not None
+    assert processor.decoder_start_id == 3
+    t5_tokenizer.save_pretrained(adapter)  # with a tokenizer of its own it still has no decoder start
+    processor = load_processor(adapter, spec_for(tmp_path))
+    assert processor is not None
+    assert processor.decoder_start_id == 3
+
+
 def test_images_need_none(tmp_path: Path, spec_for: SpecFor) -> None:
     assert load_processor(tmp_path, spec_for(tmp_path, task="image_classification", image={})) is None
 

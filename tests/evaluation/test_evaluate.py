@@ -71,6 +71,21 @@ def test_rank_classification_equals_one_by_one(
     assert result.value == pytest.approx(float((alone.argmax(dim=1) == torch.tensor(GOLD)).double().mean()))
 
 
+def test_adapters_are_scored_too(t5: Any, prompts: Any, choices: Any, make_ranked: Any, device: str) -> None:
+    from peft import IA3Config, get_peft_model
+
+    bare = scores_of(evaluate(t5, make_ranked(prompts, choices, GOLD, 4)))
+    config = IA3Config(task_type="SEQ_2_SEQ_LM", target_modules=["k", "v", "wo"], feedforward_modules=["wo"])
+    adapted = get_peft_model(t5, config).to(torch.float64)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "ia3_l" in name:
+                parameter.copy_(1 + 0.5 * torch.randn_like(parameter))
+    result = evaluate(adapted, make_ranked(prompts, choices, GOLD, 4))
+    torch.testing.assert_close(scores_of(result), choice_scores_alone(adapted, prompts, choices, device), **CLOSE)
+    assert (scores_of(result) - bare).abs().max() > 0.1
+
+
 def test_length_normalisation_changes_the_ranking(t5: Any, prompts: Any, choices: Any, make_ranked: Any) -> None:
     batches = make_ranked(prompts, choices, GOLD, 4)
     by_sum, by_mean = (evaluate(t5, batches, length_normalization=value) for value in (False, True))

@@ -11,7 +11,7 @@ ANSWERS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, 
 
 
 @pytest.mark.filterwarnings("ignore:A single label was found")
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(ANSWERS)
 def test_metrics_equal_scikit_learn(answers: list[tuple[int, int]]) -> None:
     metrics = pytest.importorskip("sklearn.metrics")
