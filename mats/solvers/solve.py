@@ -64,9 +64,9 @@ def _check_inputs(
     if tuple(start.shape) != quadratic.shape:
         raise ShapeMismatch(f"start has shape {tuple(start.shape)}; expected {quadratic.shape} (L, out, in)")
     if settings.validate:
-        check_finite("start", start, error=NonFiniteWeights)
-        for model in range(quadratic.models):
+        for model in range(quadratic.models):  # before the start, which is often made of them
             check_finite(f"target {model}", targets[model], error=NonFiniteWeights)
+        check_finite("start", start, error=NonFiniteWeights)
         quadratic.check_values()
 
 
