@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from mats.methods.registry import parse_method
     from mats.recipes import Recipe, load_recipe, recipe_from
     from mats.recipes.requests import collection_request, merge_request
-    from mats.solvers import Solution, solve
+    from mats.solvers import Solution
+    from mats.solving import solve
     from mats.store import MetadataStore, open_store
 
 _HOMES = {
@@ -51,7 +52,7 @@ _HOMES = {
     "plan_merge": "mats.engine.plan",
     "recipe_from": "mats.recipes",
     "save_metadata": "mats.engine.collection",
-    "solve": "mats.solvers",
+    "solve": "mats.solving",
 }
 """Public name → the module that defines it."""
 
