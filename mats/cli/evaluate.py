@@ -143,7 +143,8 @@ def _print_scores(scores: dict[str, Any], target: Path | None) -> None:
     rows = []
     for entry in scores["models"]:
         values = [entry["results"][name]["value"] if name in entry["results"] else None for name in datasets]
-        rows.append((entry["name"], *values, entry["mean"], *((entry.get("mean_relative"),) if relative else ())))
+        values += [entry["mean"], *((entry.get("mean_relative"),) if relative else ())]
+        rows.append((entry["name"], *("–" if value is None else f"{value:.3f}" for value in values)))
     print_table(f"split {scores['split']}", columns, rows)
     if relative:
         print_lines(["relative: mean over datasets of the score ÷ that of the dataset's own model"])

@@ -57,7 +57,7 @@ def merge(
       mats merge recipe.yaml exp_out/merged
       mats merge recipe.yaml exp_out/ties merge.method=ties merge.density=0.1 --dry-run
     """
-    from mats.cli.printing import print_json, print_lines
+    from mats.cli.printing import print_json, print_lines, print_rich
     from mats.cli.progress_display import progress_display
     from mats.recipes import load_recipe
 
@@ -66,6 +66,7 @@ def merge(
 
     from mats.engine.merging import merge as merge_models
     from mats.recipes.requests import merge_request
+    from mats.reporting import summary, validate_report
 
     request = merge_request(loaded, output, overwrite=overwrite, strict=strict)
     if dry_run:
@@ -77,11 +78,11 @@ def merge(
         return
     with progress_display(as_json=as_json) as progress:
         result = merge_models(request, progress)
-    summary = _summary(result)
     if as_json:
-        print_json(summary)
+        print_json(_summary(result))
     else:
-        _print_summary(summary)
+        print_rich(summary(validate_report(result.report)))
+        print_lines([str(result.path)])
 
 
 def _plan(request: MergeRequest) -> dict[str, Any]:
@@ -108,31 +109,17 @@ def _plan(request: MergeRequest) -> dict[str, Any]:
 
 def _summary(result: MergeResult) -> dict[str, Any]:
     """The report in a few numbers; report.json has them all."""
-    layers = result.report["layers"]
-    residuals = [layer["relative_residual"] for layer in layers if layer.get("relative_residual") is not None]
+    from mats.reporting.summary import solved_layers, unconverged, worst_residual
+
+    report = result.report
+    worst = worst_residual(report)
     return {
         "output": str(result.path),
-        "method": result.report["method"],
-        "models": [model["name"] for model in result.report["models"]],
-        "parameters": result.report["parameters"],
-        "layers": len(layers),
-        "unconverged": [layer["name"] for layer in layers if layer.get("converged") is False],
-        "largest_relative_residual": max(residuals, default=None),
+        "method": report["method"],
+        "models": [model["name"] for model in report["models"]],
+        "parameters": report["parameters"],
+        "systems_solved": len(solved_layers(report)),
+        "unconverged": [layer["name"] for layer in unconverged(report)],
+        "largest_relative_residual": None if worst is None else worst.get("relative_residual"),
         "report": str(result.path / "report.json"),
     }
-
-
-def _print_summary(summary: dict[str, Any]) -> None:
-    from mats.cli.printing import print_lines, print_table
-
-    rows = [(rule, count) for rule, count in summary["parameters"]["by_rule"].items()]
-    print_table(f"{summary['method']} of {', '.join(summary['models'])}", ("merged by", "parameters"), rows)
-    if summary["layers"]:
-        worst = summary["largest_relative_residual"]
-        solved = f"{summary['layers']} systems solved"
-        missed = summary["unconverged"]
-        state = (
-            f"{len(missed)} missed their tolerance (first: {missed[0]})" if missed else "all reached their tolerance"
-        )
-        print_lines([f"{solved}, {state}" + (f"; largest relative residual {worst:.1e}" if worst is not None else "")])
-    print_lines([summary["output"]])

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+PLAIN_WIDTH = 160  # columns of tables in files and pipes
+
 
 def print_json(value: Mapping[str, Any]) -> None:
     """One JSON object on stdout, on one line of its own."""
@@ -19,20 +21,27 @@ def print_lines(lines: Iterable[str]) -> None:
         sys.stdout.write(line + "\n")
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table on stdout; numbers to the right. Colours and borders only on a terminal."""
-    from rich import box
+def print_rich(*parts: Any) -> None:
+    """rich renderables on stdout; without a terminal no colour, and wide enough not to break lines."""
     from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    for part in parts:
+        console.print(part, markup=False, highlight=False)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table on stdout; numbers to the right."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD if sys.stdout.isatty() else box.ASCII2)
+    table = Table(title=title or None, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="dim")
     kept = [list(row) for row in rows]
     for index, column in enumerate(columns):
-        numeric = all(isinstance(row[index], (int, float)) for row in kept) and bool(kept)
+        numeric = all(isinstance(row[index], (int, float, type(None))) for row in kept)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in kept:
         table.add_row(*(_cell(value) for value in row))
-    Console(width=None if sys.stdout.isatty() else 120).print(table, markup=False)
+    print_rich(table)
 
 
 def _cell(value: object) -> str:
@@ -41,13 +50,3 @@ def _cell(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return "–" if value is None else str(value)
-
-
-def human_size(count: int) -> str:
-    """Bytes as people read them: `1.2 GB` is 1.2 · 10⁹."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

@@ -60,7 +60,7 @@ class FlatMethodSection(Section):
     def known_fields(cls, data: Any) -> dict[str, Any]:
         """Every key that may stand in this section, given what stands there already, with its annotation."""
         own = {name: cls.model_fields[name].annotation for name in cls.own_keys()}
-        named = data.get("method", cls.default_method) if isinstance(data, Mapping) else cls.default_method
+        named = data.get("method", cls.default_method) if isinstance(data, Mapping) else data or cls.default_method
         settings = registered_settings().get(named) if isinstance(named, str) else None
         fields = MethodSettingsBase.model_fields if settings is None else settings.model_fields
         method: dict[str, Any] = {"method": str}

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mats.errors import RecipeError
-from mats.recipes.layers import KEPT_BESIDE_METHOD, Layer, model_name
+from mats.recipes.layers import KEPT_BESIDE_METHOD, METHOD_KEYS, Layer, model_name
 from mats.recipes.schema_walk import annotation_at, fields_at, is_list, places_of
 from mats.recipes.yaml_reader import KeyPath, parse_value
 
@@ -56,7 +56,7 @@ def _apply(layer: Layer, path: str, text: str, schema: type[BaseModel]) -> None:
     for position, part in enumerate(at[:-1]):
         below = target[part] if isinstance(part, int) else target.get(part)
         if not isinstance(below, (dict, list)):
-            below = {"path": below} if at[:1] == ("models",) and isinstance(below, str) else {}
+            below = _spelt_out(at[: position + 1], below)
             target[part] = below
             layer.origins[at[: position + 1]] = f"{COMMAND_LINE}: {path}"
         target = below
@@ -65,6 +65,13 @@ def _apply(layer: Layer, path: str, text: str, schema: type[BaseModel]) -> None:
     _forget(layer, at)
     target[at[-1]] = value
     layer.origins[at] = COMMAND_LINE
+
+
+def _spelt_out(at: KeyPath, value: Any) -> dict[str, Any]:
+    """The mapping that a bare word stands for: a model's path, or the name of a method."""
+    if not isinstance(value, str):
+        return {}
+    return {"method": value} if at[-1] in METHOD_KEYS else {"path": value}
 
 
 def _drop_settings(section: dict[str, Any], layer: Layer, at: KeyPath) -> None:
@@ -119,7 +126,7 @@ def _index(entries: list[Any], rest: list[str], whole: str, at: KeyPath) -> tupl
 def unknown_key(key: str, fields: dict[str, Any] | None, schema: type[BaseModel], data: Any) -> str:
     """The fault of a key that is not known where it stands: the nearest known one, or the place where it belongs."""
     if fields is None:
-        return f"{key!r} stands below a value that has no keys"
+        return f"{key!r} stands below a value that has no keys, or whose method is not named yet"
     near = difflib.get_close_matches(key.replace("-", "_").lower(), list(fields), n=1, cutoff=0.6)
     elsewhere = places_of(schema, key, data)
     if elsewhere:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from mats.errors import RecipeError, RequestError
-from mats.methods.published import PUBLISHED, published_settings
+from mats.methods.published import PUBLISHED, ModelKind, published_settings
 from mats.recipes.flat import DEFAULT_METHOD
 from mats.recipes.layers import Layer, merge_layers
 
@@ -45,7 +45,7 @@ def below_preset(layer: Layer) -> tuple[Layer, list[str]]:
 
 def _settings(preset: str, method: Any) -> dict[str, Any]:
     """The preset's settings for a method, as a recipe would write them."""
-    kind = "ia3" if preset == "published_ia3" else "model"
+    kind: ModelKind = "ia3" if preset == "published_ia3" else "model"
     name = f"{method}_cg" if preset == "published_cg" else method
     known = sorted(key for key in PUBLISHED[kind] if key.endswith("_cg") == (preset == "published_cg"))
     offered = [

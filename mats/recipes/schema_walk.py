@@ -79,7 +79,7 @@ def _model_of(annotation: Any, value: Any) -> type[BaseModel] | None:
     ]
     if len(models) <= 1:
         return models[0] if models else None
-    named = value.get("method") if isinstance(value, Mapping) else None
+    named = value.get("method") if isinstance(value, Mapping) else value
     for model in models:
         field = model.model_fields.get("method")
         if (

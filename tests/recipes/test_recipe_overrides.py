@@ -54,6 +54,16 @@ def test_a_method_is_named_before_its_settings_whatever_the_order() -> None:
         assert recipe_from(DATA, order).merge.settings.density == 0.7
 
 
+def test_an_override_below_a_bare_word_keeps_the_word() -> None:
+    data = {"base": "b", "models": ["x/paws"], "merge": "ties"}
+    assert recipe_from(data, ["merge.density=0.6"]).merge.settings.name == "ties"
+    assert recipe_from(data, ["models.paws.weight=2"]).models[0].path == "x/paws"
+    start = {"models": ["a"], "merge": {"init": "ties"}}
+    assert recipe_from(start, ["merge.init.density=0.6"]).merge.settings.init.density == 0.6
+    with pytest.raises(RecipeError, match="unknown key 'anhcor'; known: method, preset, rules, density"):
+        recipe_from(data, ["merge.anhcor=1"])
+
+
 def test_naming_the_same_method_keeps_the_settings() -> None:
     assert recipe_from(DATA, ["merge.method=mats"]).merge.settings.anchor == 0.5
 
@@ -67,6 +77,7 @@ def test_naming_the_same_method_keeps_the_settings() -> None:
         ("models.7.weight=1", "indices 0 to 1"),
         ("merge.rules.0.method=ties", "no list is written there yet"),
         ("seed.deeper=1", "stands below a value that has no keys"),
+        ("merge.outside.scale=1", "whose method is not named yet"),
         ("novalue", "key.path=value would be right"),
         ("=3", "key.path=value would be right"),
         ("seed=x", 'seed: received "x"; a whole number would be right'),

@@ -1,0 +1,43 @@
+"""How a command ended, and small checkpoints of random numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def value(self) -> Any:
+        """Its JSON output."""
+        return json.loads(self.out)
+
+
+def write_checkpoint(folder: Path, tensors: Tensors) -> Path:
+    """A checkpoint folder with one safetensors file and a config."""
+    folder.mkdir(parents=True)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps({"architectures": ["Nothing"], "model_type": "nothing"}))
+    return folder
+
+
+def random_tensors(seed: int, rows: int = 6) -> Tensors:
+    """A weight, a bias and a norm."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "layer.weight": torch.randn(rows, 4, generator=generator),
+        "layer.bias": torch.randn(rows, generator=generator),
+        "norm.weight": torch.randn(4, generator=generator),
+    }
