@@ -11,14 +11,16 @@ from torch import Tensor, nn
 
 from mats.checkpoints.checkpoint import Checkpoint
 from mats.checkpoints.legacy import PEFT_PREFIX
+from mats.checkpoints.renaming import names_in_files
 
 
 def parameter_names(model: nn.Module, checkpoint: Checkpoint) -> dict[str, str]:
     """Model parameter name → name of the checkpoint's tensor that it holds.
 
-    Names can differ by a prefix (a checkpoint of the bare body in a class with a head, or the reverse) and by what
-    PEFT adds (`base_model.model.`, `.base_layer`, `.<adapter>`). A name is accepted only when shape and content agree
-    with the parameter, so a parameter that was changed, or never was in the checkpoint, is absent from the result.
+    Names can differ by a prefix (a checkpoint of the bare body in a class with a head, or the reverse), by what PEFT
+    adds (`base_model.model.`, `.base_layer`, `.<adapter>`), and by what transformers renames on loading. A name is
+    accepted only when shape and content agree with the parameter, so a parameter that was changed, or never was in the
+    checkpoint, is absent from the result.
 
     Names of one tied parameter all map to the same tensor. The checkpoint is read once.
 
@@ -31,7 +33,7 @@ def parameter_names(model: nn.Module, checkpoint: Checkpoint) -> dict[str, str]:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names_of[id(parameter)].append(name)
         parameters[id(parameter)] = parameter
-    search = _Search(checkpoint, _prefixes(model, checkpoint))
+    search = _Search(checkpoint, _prefixes(model, checkpoint), names_in_files(model))
     result = {}
     for key, names in names_of.items():
         found = next((hit for name in names for hit in search.matches(name, parameters[key])), None)
@@ -46,6 +48,7 @@ class _Search:
 
     checkpoint: Checkpoint
     prefixes: tuple[str, ...]
+    in_files: dict[str, str]
     compared: dict[tuple[str, int], bool] = field(default_factory=dict)
 
     def matches(self, name: str, parameter: Tensor) -> Iterator[str]:
@@ -64,11 +67,12 @@ class _Search:
         return stored.dtype == parameter.dtype and bool(torch.equal(stored, parameter.detach()))
 
     def _candidates(self, name: str) -> Iterator[str]:
-        for spelling in _without_peft(name):
-            yield spelling
-            for prefix in self.prefixes:
-                yield spelling.removeprefix(prefix)
-                yield prefix + spelling
+        for plain in _without_peft(name):
+            for spelling in dict.fromkeys((plain, self.in_files.get(plain, plain))):
+                yield spelling
+                for prefix in self.prefixes:
+                    yield spelling.removeprefix(prefix)
+                    yield prefix + spelling
 
 
 def _without_peft(name: str) -> Iterator[str]:
