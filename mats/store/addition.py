@@ -69,7 +69,8 @@ def add_stores(
 def check_addable(first: MetadataStore, other: MetadataStore) -> None:
     """Refuse two stores whose sums are not of one kind.
 
-    Split, fold and the examples seen may differ; everything else must agree.
+    Split, fold and the examples seen may differ; everything else must agree. Splits that the dataset file cuts out of
+    one another may show one row under two ids, so stores of different splits are added only where nothing is cut.
 
     Raises:
         InputsMismatch: with both folders and each difference.
@@ -77,6 +78,10 @@ def check_addable(first: MetadataStore, other: MetadataStore) -> None:
     ours, theirs = first.manifest, other.manifest
     faults = [f"model {fault}" for fault in differences(_weights(ours), _weights(theirs))]
     faults += [f"data {fault}" for fault in differences(_shown(ours.data), _shown(theirs.data))]
+    if ours.data.split != theirs.data.split and ours.data.settings.get("splits"):
+        faults.append(
+            f"data split: {ours.data.split!r} and {theirs.data.split!r}, which the dataset cuts and may overlap"
+        )
     faults += [f"estimator {fault}" for fault in differences(ours.estimator, theirs.estimator)]
     for what in ("sites", "layers", "parameters"):
         odd = set(getattr(ours, what)) ^ set(getattr(theirs, what))

@@ -130,3 +130,13 @@ def test_folds_splits_and_data_fingerprints_are_joined(build, tmp_path, folds, e
     assert joined.fold == expected
     assert joined.split == "train+validation"
     assert joined.fingerprint == f"{2:032x}"
+
+
+def test_splits_that_may_overlap_are_refused(build, tmp_path):
+    cut = {"splits": {"validation": {"of": "train", "first": 32}}}
+    a = build("a", range(5), data=DataIdentity("paws", "validation", "plain", cut))
+    b = build("b", range(5, 9), data=DataIdentity("paws", "train", "plain", cut))
+    with pytest.raises(InputsMismatch, match=r"data split: .* which the dataset cuts and may overlap"):
+        add_stores([a, b], tmp_path / "ab")
+    c = build("c", range(5, 9), data=DataIdentity("paws", "validation", "plain", cut))
+    add_stores([a, c], tmp_path / "ac")

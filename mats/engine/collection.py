@@ -1,0 +1,382 @@
+"""Step one: a checkpoint and its data become a metadata store.
+
+Everything that can be wrong with the request is found before the model is loaded; what is wrong with the model before
+the first batch. Partial sums are saved on the way, so that a run killed at any moment is finished by the same command,
+with the bytes of a run that was not.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mats.checkpoints import Checkpoint, load_model, open_checkpoint, parameter_names
+from mats.curvature import CollectionPlan, Collector, plan_collection
+from mats.data import Batch, Example, load_processor, make_batches
+from mats.engine.collection_request import (
+    CollectionRequest,
+    collection_folder,
+    data_identity,
+    estimator_of,
+    select_examples,
+)
+from mats.engine.devices import resolve_device, resolve_dtype
+from mats.engine.memory import peak_memory
+from mats.errors import OutOfSpace, OutputExists, RequestError
+from mats.files import exclusive
+from mats.progress import Progress, Silent
+from mats.store import (
+    DataIdentity,
+    Manifest,
+    ModelIdentity,
+    PartialSums,
+    Sums,
+    open_store,
+    partial_folder,
+    remove_partial,
+    write_store_locked,
+)
+from mats.store.sources import InMemory, Joined, SourceParts, SumSource, join_scalars
+
+__all__ = ["CollectionRequest", "SavePlan", "collection_folder", "plan_save_metadata", "save_metadata"]
+
+SAVING_SHARE = 0.1  # of the time at most goes into saving partial sums
+LIBRARIES = ("mats", "torch", "transformers", "safetensors")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is known before the model is loaded: the store's folder, and whose curvature on which examples."""
+
+    request: CollectionRequest
+    folder: Path
+    model: ModelIdentity
+    data: DataIdentity
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to be measured; `unheld` are tensors of its checkpoint that no parameter of it holds, and why."""
+
+    module: nn.Module
+    batches: Sequence[Batch]
+    plan: CollectionPlan
+    unheld: dict[str, str]
+
+
+@dataclass(frozen=True)
+class SavePlan:
+    """What `save_metadata` would do.
+
+    Attributes:
+        folder: Where the store goes.
+        state: `complete` (nothing to do), `resume` (partial sums are there) or `new`.
+        examples: Number of examples.
+        batches: Forward passes per pass over the data.
+        collection: Sites, layers, parameters, bytes and passes; None where nothing is to be done.
+        uncovered: Name in the checkpoint to the reason why nothing is measured for it.
+    """
+
+    folder: Path
+    state: str
+    examples: int
+    batches: int
+    collection: CollectionPlan | None
+    uncovered: Mapping[str, str] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """The plan in words, a line each."""
+        if self.collection is None:
+            return [f"{self.folder}: complete, measured on these weights and examples; nothing to do"]
+        plan = self.collection
+        lines = [
+            f"{self.folder}: {self.examples} examples in {self.batches} batches, "
+            f"{len(plan.layers)} layers at {len(plan.sites)} sites, {len(plan.parameters)} vector parameters",
+            f"sums take {plan.bytes:,} bytes; passes over the data: {len(plan.partitions)}",
+        ]
+        lines += [f"left out: {names}: {reason}" for reason, names in _by_reason(plan.notes)]
+        return lines + [f"not measured: {names}: {reason}" for reason, names in _by_reason(self.uncovered)]
+
+
+def _by_reason(reasons: Mapping[str, str], shown: int = 3) -> list[tuple[str, str]]:
+    """(reason, names) with at most `shown` names spelled out; the manifest lists all."""
+    grouped: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        grouped.setdefault(reason, []).append(name)
+    more = {reason: f" and {len(names) - shown} more" for reason, names in grouped.items() if len(names) > shown}
+    return [(reason, ", ".join(names[:shown]) + more.get(reason, "")) for reason, names in grouped.items()]
+
+
+def plan_save_metadata(request: CollectionRequest) -> SavePlan:
+    """What `save_metadata(request)` would do; loads the model, writes nothing.
+
+    Raises:
+        MatsError: as `save_metadata`.
+    """
+    with _prepared(request) as (work, checkpoint):
+        if _is_complete(work):
+            return SavePlan(work.folder, "complete", len(work.examples), 0, None)
+        return _save_plan(work, _load(work, checkpoint))
+
+
+def save_metadata(request: CollectionRequest, progress: Progress | None = None) -> Path:
+    """Measure one model on its data and write the store; a store of the same measurement is left as it is.
+
+    Args:
+        request: What to measure.
+        progress: Hears the plan first, then of every batch.
+
+    Returns:
+        The store's folder.
+
+    Raises:
+        RequestError: a path or a field of the request is wrong, or the folder holds another measurement (OutputExists).
+        DataError: the dataset is empty or faulty.
+        CheckpointCorrupt, NonFiniteWeights, InputsMismatch: the checkpoint cannot be read, or does not fit its base.
+        NonFiniteStatistic: the model computes NaN or infinity.
+        OutOfSpace: disk or memory is full.
+    """
+    progress = progress or Silent()
+    started = time.monotonic()
+    with _prepared(request) as (work, checkpoint), exclusive(work.folder.with_name(f".{work.folder.name}.lock")):
+        if _is_complete(work):
+            progress.note(f"{work.folder}: complete, measured on these weights and examples; nothing to do")
+            remove_partial(work.folder)
+            return work.folder
+        with _memory_errors(request):
+            loaded = _load(work, checkpoint)
+            for line in _save_plan(work, loaded).lines():
+                progress.note(line)
+            _measure(work, loaded, progress, started)
+    return work.folder
+
+
+@contextmanager
+def _prepared(request: CollectionRequest) -> Iterator[tuple[Work, Checkpoint]]:
+    """Open the checkpoint, read the examples, take both fingerprints."""
+    with open_checkpoint(request.model, revision=request.revision) as checkpoint:
+        examples = select_examples(request)
+        base_fingerprint = None
+        if request.base is not None:
+            with open_checkpoint(request.base) as base:
+                base_fingerprint = base.fingerprint()
+        model = ModelIdentity(
+            name=request.name,
+            source=request.model,
+            revision=request.revision,
+            fingerprint=checkpoint.fingerprint(),
+            base=request.base,
+            base_fingerprint=base_fingerprint,
+        )
+        data = data_identity(request, examples)
+        yield Work(request, collection_folder(request), model, data, tuple(examples)), checkpoint
+
+
+def _is_complete(work: Work) -> bool:
+    """Whether the store is there already, measured on the same weights and examples.
+
+    Raises:
+        OutputExists: the folder holds something else, and `overwrite` is not given.
+        StoreCorrupt: it is damaged, and `overwrite` is not given.
+    """
+    if not work.folder.exists() or work.request.overwrite:
+        return False
+    found = open_store(work.folder).manifest
+    ours = (work.model.fingerprint, work.model.base_fingerprint, work.data.fingerprint)
+    theirs = (found.model.fingerprint, found.model.base_fingerprint, found.data.fingerprint)
+    if ours == theirs:
+        return True
+    what = (
+        "examples" if ours[:2] == theirs[:2] else f"weights ({found.model.fingerprint}, not {work.model.fingerprint})"
+    )
+    raise OutputExists(f"{work.folder}: measured on other {what}; pass --overwrite to measure again")
+
+
+def _load(work: Work, checkpoint: Checkpoint) -> Loaded:
+    """The model on its device, its batches, and the plan made from the first one."""
+    request = work.request
+    spec, device = request.dataset, resolve_device(request.device)
+    processor = load_processor(checkpoint.path, spec, fallback=request.base)
+    batches = make_batches(work.examples, spec, processor, request.batch_size)
+    module = load_model(
+        checkpoint.path,
+        spec.task,
+        base=request.base,
+        device=str(device),
+        dtype=resolve_dtype(request.dtype),
+        trust_remote_code=request.trust_remote_code,
+    )
+    names = parameter_names(module, checkpoint)
+    plan = plan_collection(module, batches[0], request.effective_settings, names)
+    if not plan.items:
+        raise RequestError(
+            f"{request.name}: nothing to measure: no parameter of it is chosen by the patterns "
+            f"{', '.join(request.settings.parameters)} and has a rule for {', '.join(request.settings.statistics)}"
+        )
+    return Loaded(module, batches, plan, _unheld(checkpoint, names, plan))
+
+
+def _unheld(checkpoint: Checkpoint, names: Mapping[str, str], plan: CollectionPlan) -> dict[str, str]:
+    """Floating-point tensors of the checkpoint that the loaded model does not show, each with the reason."""
+    held = set(names.values()) | set(plan.uncovered)
+    held |= {name for group in checkpoint.tied if held & set(group) for name in group}
+    chosen = [name for name, info in checkpoint.tensors.items() if info.dtype.is_floating_point and name not in held]
+    return {name: "no parameter of the loaded model holds it" for name in chosen if plan.settings.selects(name)}
+
+
+def _save_plan(work: Work, loaded: Loaded) -> SavePlan:
+    state = "resume" if partial_folder(work.folder).exists() else "new"
+    uncovered = {**loaded.plan.uncovered, **loaded.unheld}
+    return SavePlan(work.folder, state, len(work.examples), len(loaded.batches), loaded.plan, uncovered)
+
+
+def _measure(work: Work, loaded: Loaded, progress: Progress, started: float) -> None:
+    """All passes over the data, then the store. The sums of passes before the last wait on disk."""
+    sources: list[SumSource] = []
+    scalars: list[SourceParts] = []
+    resumed_at = 0
+    last = len(loaded.plan.partitions) - 1
+    for partition in range(last + 1):
+        sums, resumed = _one_pass(work, loaded, partition, progress, keep=partition < last)
+        resumed_at = max(resumed_at, resumed)
+        scalars.append(SourceParts(sums.tokens, sums.fourth_moments, sums.example_ids))
+        sources.append(InMemory(sums) if partition == last else PartialSums(work.folder, partition).source())
+        del sums
+    manifest = _manifest(work, loaded, join_scalars(scalars))
+    run_info = _run_info(work.request, started, resumed_at)
+    write_store_locked(
+        work.folder, manifest, Joined(sources), run_info, overwrite=work.request.overwrite, progress=progress
+    )
+    remove_partial(work.folder)
+
+
+def _one_pass(work: Work, loaded: Loaded, partition: int, progress: Progress, *, keep: bool) -> tuple[Sums, int]:
+    """The sums of one partition over all batches, and the batch from which the pass went on.
+
+    `keep` leaves the finished sums on disk for the writer.
+    """
+    partial, identity = PartialSums(work.folder, partition), _identity(work, loaded, partition)
+    total, passes = len(loaded.batches), len(loaded.plan.partitions)
+    of = f" (pass {partition + 1} of {passes})" if passes > 1 else ""
+    progress.start(f"measuring {work.model.name} on {work.data.name}{of}", total)
+    with Collector(loaded.module, loaded.plan, partition) as collector:
+        first = _go_on(collector, partial, identity, progress)
+        pace = _Pace(work.request)
+        for done in range(first + 1, total + 1):
+            collector.add(loaded.batches[done - 1])
+            progress.advance()
+            if pace.due(done, last=done == total, keep=keep):
+                pace.saving()
+                partial.save(collector.sums(), done, identity)
+                pace.saved()
+        return collector.sums(), first
+
+
+def _go_on(collector: Collector, partial: PartialSums, identity: Mapping[str, Any], progress: Progress) -> int:
+    """Fill the collector with the partial sums that fit; the number of batches that they cover."""
+    found = partial.load(identity)
+    if found.discarded:
+        progress.note(f"{partial.path}: {found.discarded}")
+    if found.sums is not None:
+        progress.note(f"going on after batch {found.batches_done}, from the partial sums of an earlier run")
+        progress.advance(found.batches_done)
+        collector.load(found.sums)
+    return found.batches_done
+
+
+class _Pace:
+    """When partial sums are saved: by batches or by the clock, never so often that saving costs more than its share."""
+
+    def __init__(self, request: CollectionRequest) -> None:
+        self._batches = request.checkpoint_batches
+        self._wait = self._seconds = request.checkpoint_seconds
+        self._since = time.monotonic()
+
+    def due(self, done: int, *, last: bool, keep: bool) -> bool:
+        """Whether to save after batch `done`; the end of a pass is saved only where its sums must wait (`keep`)."""
+        if last:
+            return keep
+        if self._batches is not None:
+            return done % self._batches == 0
+        return time.monotonic() - self._since >= self._wait
+
+    def saving(self) -> None:
+        """Saving begins."""
+        self._since = time.monotonic()
+
+    def saved(self) -> None:
+        """Saving has ended; a long one makes the next one later."""
+        now = time.monotonic()
+        self._wait = max(self._seconds, (now - self._since) / SAVING_SHARE)
+        self._since = now
+
+
+def _identity(work: Work, loaded: Loaded, partition: int) -> dict[str, Any]:
+    """What partial sums must have in common to be gone on from; every batch boundary follows from it."""
+    return {
+        "model": work.model.fingerprint,
+        "base": work.model.base_fingerprint,
+        "examples": work.data.fingerprint,
+        "batch_size": work.request.batch_size,
+        "batches": len(loaded.batches),
+        "partition": list(loaded.plan.partitions[partition]),
+        "sites": [site.name for site in loaded.plan.sites],
+        "layers": [layer.name for layer in loaded.plan.layers],
+    }
+
+
+def _manifest(work: Work, loaded: Loaded, scalars: SourceParts) -> Manifest:
+    """The manifest, whose `tensors` and `files` the writer fills in."""
+    plan = loaded.plan
+    assert scalars.example_ids == [example.example_id for example in work.examples], "a batch was lost or seen twice"
+    return Manifest(
+        model=work.model,
+        data=work.data,
+        estimator=estimator_of(work.request),
+        examples=len(scalars.example_ids),
+        example_ids=tuple(scalars.example_ids),
+        sites=tuple(plan.sites),
+        layers=tuple(plan.layers),
+        parameters=tuple(plan.parameters),
+        uncovered={**plan.uncovered, **loaded.unheld},
+        tokens=scalars.tokens,
+        fourth_moments=scalars.fourth_moments,
+    )
+
+
+def _run_info(request: CollectionRequest, started: float, resumed_at: int) -> dict[str, Any]:
+    """What differs from run to run."""
+    device = resolve_device(request.device)
+    on_gpu = device.type == "cuda"
+    return {
+        "libraries": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        "seconds": round(time.monotonic() - started, 3),
+        "peak_memory_bytes": peak_memory(),
+        "peak_device_memory_bytes": torch.cuda.max_memory_allocated(device) if on_gpu else 0,
+        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        "threads": torch.get_num_threads(),
+        "batch_size": request.batch_size,
+        "resumed_at_batch": resumed_at,
+    }
+
+
+@contextmanager
+def _memory_errors(request: CollectionRequest) -> Iterator[None]:
+    """Tell a lack of memory in one line, with what to change."""
+    advice = f"lower batch_size (now {request.batch_size}) or set memory_budget to split the sums into passes"
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfSpace(f"{request.name}: out of memory; {advice}") from error
+    except torch.OutOfMemoryError as error:
+        raise OutOfSpace(f"{request.name}: out of memory on {request.device}; {advice}") from error
