@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from dense_oracle import (
+from safetensors.torch import load_file, save_file
+from two_layer_world import (
     PADDING,
     Answer,
     TwoLayers,
@@ -16,7 +17,6 @@ from dense_oracle import (
     factorial_examples,
     indifferent_model,
 )
-from safetensors.torch import load_file, save_file
 
 import mats.solvers.iterative
 from mats.checkpoints import open_checkpoint

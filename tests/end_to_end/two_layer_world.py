@@ -5,7 +5,7 @@ Nothing here comes from `mats`. The Kronecker factorisation is usually an approx
   * each input sequence appears with every possible sequence of labels, so the output gradients have mean zero, are
     uncorrelated between tokens, and do not depend on the inputs.
 So the Fisher of one layer, the mean over examples of the outer product of whole gradients, is a Kronecker product, and
-a correct implementation must reproduce the dense solution to rounding. The inputs leave directions that no example sees.
+a correct implementation must reproduce the dense solution to rounding. Some directions no example sees.
 """
 
 from __future__ import annotations
