@@ -14,7 +14,7 @@ from torch import Tensor
 
 HIGH_BITS, LOW_BITS = 15, 16
 LARGEST = 1 << 25  # entries kept inside a bracket: 128 MiB
-SAMPLE_BLOCK = 512  # neighbouring entries read together in a sample
+SAMPLE_BLOCK = 1024  # neighbouring entries read together in a sample
 STANDARD_ERRORS = 6.0  # half-width of a bracket; a miss costs two passes, never exactness
 
 

@@ -12,7 +12,7 @@ from mats.methods.elementwise import CHUNK, BaseReader, ModelReader, Sampler, is
 from mats.methods.magnitude import BracketSelection, RadixSelection, kept_rank
 from mats.progress import Progress
 
-SAMPLE_SHARE = 64  # one entry in so many is looked at before the pass, within the next two bounds
+SAMPLE_SHARE = 256  # one entry in so many is looked at before the pass, within the next two bounds
 SMALLEST_SAMPLE, LARGEST_SAMPLE = 1 << 20, 1 << 23  # of a million, 1 % of all entries lie inside the bracket
 
 

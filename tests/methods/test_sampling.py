@@ -41,7 +41,7 @@ def test_a_sample_of_clustered_changes_still_brackets():
     misses = 0
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
-        rows = torch.rand(2000, 1, generator=generator).lt(0.22) * torch.rand(2000, 1, generator=generator)
+        rows = torch.rand(2000, 1, generator=generator).lt(0.4) * torch.rand(2000, 1, generator=generator)
         whole = (torch.randn(2000, 500, generator=generator) * rows).abs().flatten()
         sample = torch.cat([whole[part.start : part.stop] for part in sample_ranges(whole.numel(), 100_000)])
         selection = BracketSelection.from_sample(sample, 0.2)
