@@ -13,8 +13,9 @@ from torch import Tensor
 
 from mats.store.records import Layout
 
-# Working memory for the gradients of a few examples at a time.
-_CHUNK_BYTES = 64 * 2**20
+# Working memory for the gradients of a few examples at a time. A CPU is fastest when they stay in its cache (measured for
+# 256×256 to 768×3072 weights: 1.5 to 3 times faster than large batched products); a GPU wants few, large launches.
+_CHUNK_BYTES = {"cpu": 128 * 2**10, "cuda": 64 * 2**20}
 
 
 class Use(ABC):
@@ -150,7 +151,8 @@ class DenseUse(Use):
 
 def add_squares_(squares: Tensor, uses: list[Use], examples: int) -> None:
     """squares += Σ_n (Σ_uses gradient_n)², elementwise, a few examples at a time."""
-    chunk = max(1, _CHUNK_BYTES // max(1, squares.numel() * squares.element_size()))
+    budget = _CHUNK_BYTES.get(squares.device.type, _CHUNK_BYTES["cuda"])
+    chunk = max(1, budget // max(1, squares.numel() * squares.element_size()))
     for first in range(0, examples, chunk):
         summed = summed_gradients(uses, first, min(examples, first + chunk))
         if chunk == 1:
