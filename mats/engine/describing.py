@@ -59,7 +59,7 @@ def build_report(
         "settings": request.method.model_dump(mode="json"),
         "recipe": recipe_of(request),
         "dtype": request.dtype,
-        "parameters": {"total": sum(info.numel for info in plan.tensors), "by_rule": plan.by_rule},
+        "parameters": {"total": sum(plan.by_rule.values()), "by_rule": plan.by_rule},
         "layers": [entries[info.name] for info in plan.tensors if info.name in entries],
         "missing": {model: list(names) for model, names in plan.missing.items() if names},
         "extra": {model: list(names) for model, names in plan.extra.items() if names},

@@ -10,10 +10,20 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from mats.checkpoints import Checkpoint, TensorInfo, TensorMatch, match_tensors, open_checkpoint, output_tensors
+from mats.checkpoints import (
+    Checkpoint,
+    TensorInfo,
+    labels,
+    match_tensors,
+    open_checkpoint,
+    output_tensors,
+    tied_in_all,
+)
+from mats.checkpoints.adapters import merge_base, neutral_adapter
 from mats.engine.devices import resolve_dtype
 from mats.engine.request import MergeRequest
 from mats.errors import InputsMismatch, RequestError
+from mats.methods.sampling import sample_checkpoint
 from mats.store import MetadataStore, open_store
 
 
@@ -21,31 +31,30 @@ class MergeInputs:
     """Checkpoints and stores of a request, opened lazily; use as a context manager.
 
     Attributes:
-        base: the pretrained checkpoint; None when none was given, or when adapters are merged (their base is ones).
         models: as in the request.
-        reference: whose tensors and companion files the output takes: the base, or the first model.
+        given_base: the checkpoint that `base:` names; None without one.
+        base: what task vectors are measured against: `given_base`, or ones for (IA)³ adapters; or None.
+        reference: whose tensors the output has: the base, or the first model.
         kind: "model" or "ia3".
         tensors: what the merged checkpoint contains, in its order and dtype.
-        match: what is missing or extra in each model.
+        missing, extra: model name → tensor names, against the reference.
+        followers: tensor → the other names under which the output stores the same (tied) content.
     """
 
     def __init__(self, request: MergeRequest) -> None:
         self.request = request
         self._exit = ExitStack()
+        self._stores: dict[int, MetadataStore] = {}
         try:
             self.models = tuple(self._open(model.path) for model in request.models)
+            self.given_base = None if request.base is None else self._open(request.base)
             self.kind = self._common_kind()
-            self.base = self._open(request.base) if request.base is not None and self.kind == "model" else None
+            self.base = self._merge_base()
             self.reference = self.base or self.models[0]
-            self.match: TensorMatch = match_tensors(self.reference, self.models)
-            self._refuse_holes_without_base()
-            self.tensors: list[TensorInfo] = output_tensors(
-                self.reference, self.models, dtype=resolve_dtype(request.dtype)
-            )
+            self._match_names()
         except BaseException:
             self._exit.close()
             raise
-        self._stores: dict[int, MetadataStore] = {}
 
     def _open(self, path: str) -> Checkpoint:
         return self._exit.enter_context(open_checkpoint(path))
@@ -54,9 +63,7 @@ class MergeInputs:
         kinds = {model.kind for model in self.models}
         if len(kinds) > 1:
             listed = ", ".join(f"{m.name}: {c.kind}" for m, c in zip(self.request.models, self.models, strict=True))
-            raise InputsMismatch(
-                f"models of different kinds cannot be merged ({listed}); give all as models or all as adapters"
-            )
+            raise InputsMismatch(f"adapters and full models cannot be merged together ({listed})")
         kind = kinds.pop()
         if kind == "lora":
             raise RequestError(
@@ -65,48 +72,54 @@ class MergeInputs:
             )
         return kind
 
-    def _refuse_holes_without_base(self) -> None:
-        if self.base is not None:
-            return
-        for model, names in self.match.missing.items():
-            if names:
+    def _merge_base(self) -> Checkpoint | None:
+        if self.given_base is not None:
+            return merge_base(self.given_base, self.models)
+        return neutral_adapter(self.models) if self.kind == "ia3" else None
+
+    def _match_names(self) -> None:
+        match = match_tensors(self.reference, self.models)
+        names = [model.name for model in self.request.models]
+        keys = labels(self.models)
+        self._aliases = [match.aliases.get(key, {}) for key in keys]
+        self.missing = {name: match.missing.get(key, ()) for name, key in zip(names, keys, strict=True)}
+        self.extra = {name: match.extra.get(key, ()) for name, key in zip(names, keys, strict=True)}
+        self._common = frozenset(match.common)
+        for name, absent in self.missing.items():
+            if absent and self.base is None:
                 raise InputsMismatch(
-                    f"model {model} lacks {len(names)} tensors of {self.request.models[0].name} (first: {names[0]}); "
-                    "give `base:` to keep the base's values there"
+                    f"model {name} lacks {len(absent)} tensors of {names[0]} (first: {absent[0]}); give `base:` to "
+                    "keep the base's values there"
                 )
+        self.tensors: list[TensorInfo] = output_tensors(
+            self.reference, self.models, dtype=resolve_dtype(self.request.dtype)
+        )
+        groups = tied_in_all(self.reference, self.models)
+        self.followers = {group[0]: group[1:] for group in groups}
+        self._leaders = {other: group[0] for group in groups for other in group[1:]}
+
+    @cached_property
+    def infos(self) -> dict[str, TensorInfo]:
+        """Every tensor of the output by name."""
+        return {info.name: info for info in self.tensors}
+
+    @property
+    def leading(self) -> list[TensorInfo]:
+        """The output's tensors, each tied one once."""
+        return [info for info in self.tensors if info.name not in self._leaders]
 
     def in_all_models(self, name: str) -> bool:
-        """Whether every model has the tensor `name` of the output."""
-        return all(self._locate(model, name) is not None for model in self.models)
-
-    def _locate(self, checkpoint: Checkpoint, name: str) -> str | None:
-        """What `name` of the output is called in `checkpoint`: itself, or a name tied to it."""
-        if name in checkpoint.tensors:
-            return name
-        for group in (*checkpoint.tied, *self.reference.tied):
-            if name in group:
-                return next((other for other in group if other in checkpoint.tensors), None)
-        return None
+        """Whether every model has the tensor `name` of the output, itself or under a tied name."""
+        return name in self._common
 
     def output_name(self, index: int, name: str) -> str:
-        """What the tensor that model `index` calls `name` is called in the output."""
-        outputs = self.output_names
-        if name in outputs:
-            return name
-        for group in (*self.models[index].tied, *self.reference.tied):
-            if name in group:
-                return next((other for other in group if other in outputs), name)
-        return name
-
-    @cached_property
-    def output_names(self) -> frozenset[str]:
-        """Names of all tensors of the output."""
-        return frozenset(info.name for info in self.tensors)
-
-    @cached_property
-    def output_dtypes(self) -> dict[str, torch.dtype]:
-        """The dtype in which each tensor of the output is written."""
-        return {info.name: info.dtype for info in self.tensors}
+        """What the tensor that model `index` calls `name` is called in the output (the first of its tied names)."""
+        if name not in self.infos:
+            back = {theirs: ours for ours, theirs in self._aliases[index].items()}
+            groups = (*self.models[index].tied, *self.reference.tied)
+            twins = [other for group in groups if name in group for other in group if other in self.infos]
+            name = back.get(name) or next(iter(twins), name)
+        return self._leaders.get(name, name)
 
     def read(self, index: int, name: str) -> Tensor:
         """Model `index`'s tensor for `name` of the output: fresh, finite, in its stored dtype.
@@ -114,33 +127,36 @@ class MergeInputs:
         Raises:
             NonFiniteWeights, CheckpointCorrupt: from the file.
         """
-        located = self._locate(self.models[index], name)
-        if located is None:
-            raise InputsMismatch(f"model {self.request.models[index].name}: tensor {name} is missing")
-        return self.models[index].read(located)
+        return self.models[index].read(self._aliases[index].get(name, name))
 
     def read_all(self, name: str) -> Iterator[Tensor]:
         """Every model's tensor for `name`, one at a time."""
         for index in range(len(self.models)):
             yield self.read(index, name)
 
-    @property
-    def has_base(self) -> bool:
-        """Whether there are base values: a base checkpoint, or the ones that (IA)³ adapters start from."""
-        return self.base is not None or self.kind == "ia3"
-
     def read_base(self, name: str) -> Tensor:
-        """The base's tensor for `name`; ones for an (IA)³ vector, which multiplies and so leaves a model as it was.
+        """The base's tensor for `name`.
 
         Raises:
             RequestError: there is no base.
         """
-        if self.kind == "ia3":
-            info = self.models[0].tensors[name]
-            return torch.ones(info.shape, dtype=info.dtype)
         if self.base is None:
             raise RequestError(f"{name}: a base model is needed here and none is given (`base:`)")
         return self.base.read(name)
+
+    def numel(self, name: str) -> int:
+        """How many entries the tensor `name` of the output has (`mats.methods.Sampler`)."""
+        return self.infos[name].numel
+
+    def sample(self, model: int | None, name: str, count: int) -> Tensor:
+        """About `count` entries of a model's tensor (None: of the base), evenly spread (`mats.methods.Sampler`)."""
+        if model is not None:
+            return sample_checkpoint(self.models[model], self._aliases[model].get(name, name), count)
+        if self.kind == "ia3":
+            return torch.ones_like(self.sample(0, name, count))
+        if self.base is None:
+            raise RequestError(f"{name}: a base model is needed here and none is given (`base:`)")
+        return sample_checkpoint(self.base, name, count)
 
     def store(self, index: int) -> MetadataStore:
         """The store of model `index`.

@@ -58,7 +58,6 @@ class GroupLoader:
         self.start_of = start_of
         self.device = device
         self.weights = [model.weight for model in inputs.request.models]
-        self._infos = {info.name: info for info in inputs.tensors}
 
     def load(self, group: Group) -> GroupProblem:
         """Read everything the group needs.
@@ -88,19 +87,19 @@ class GroupLoader:
         merge = self.start_of(system)
         parts = []
         for place, name in enumerate(system.names):
-            base = self.inputs.read_base(name) if self.inputs.has_base else None
+            base = None if self.inputs.base is None else self.inputs.read_base(name)
             copies = (self._stored_form(system, target, place).to("cpu", copy=True) for target in targets)
             parts.append(merge.merge(name, base, copies))
         return to_canonical(parts[0], system.layout, parts[1] if len(parts) > 1 else None)
 
     def _stored_form(self, system: System, matrix: Tensor, place: int) -> Tensor:
-        shape = self._infos[system.weight].shape
+        shape = self.inputs.infos[system.weight].shape
         weight, bias = from_canonical(matrix, shape, system.layout, bias=system.bias is not None)
         if place == 0:
             return weight
         assert bias is not None
         assert system.bias is not None
-        return bias.reshape(self._infos[system.bias].shape)
+        return bias.reshape(self.inputs.infos[system.bias].shape)
 
     def _quadratic(self, group: Group, dtype: torch.dtype) -> Quadratic:
         rule = group.systems[0].rule

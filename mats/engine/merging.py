@@ -30,7 +30,7 @@ from mats.errors import (
     RequestError,
     StoreCorrupt,
 )
-from mats.files import write_bytes_atomically, write_json_atomically
+from mats.files import write_bytes_atomically
 from mats.progress import Progress, Silent
 from mats.reporting import write_report
 
@@ -69,9 +69,7 @@ def merge(request: MergeRequest, progress: Progress | None = None) -> MergeResul
             try:
                 _do(inputs, plan, writer, progress)
                 report = build_report(inputs, plan, dict(writer.notes), fingerprints)
-                _write_companions(inputs, writer.folder, report)
-                run_info = build_run_info(request, started)
-                write_json_atomically(writer.folder / "run.json", run_info)
+                _write_companions(inputs, writer.folder, report, build_run_info(request, started))
             except HOPELESS:
                 writer.abandon()
                 shutil.rmtree(writer.folder.parent, ignore_errors=True)
@@ -131,8 +129,11 @@ def _do(inputs: MergeInputs, plan: MergePlan, writer: CheckpointWriter, progress
     solve_groups(inputs, plan, loader, writer, progress)
 
 
-def _write_companions(inputs: MergeInputs, folder: Path, report: dict[str, Any]) -> None:
-    copy_companions(inputs.reference, folder)
+def _write_companions(inputs: MergeInputs, folder: Path, report: dict[str, Any], run_info: dict[str, Any]) -> None:
+    if inputs.kind == "model":
+        copy_companions(inputs.reference, folder)
+    else:
+        copy_companions(inputs.models[0], folder, base=inputs.given_base)
     recipe = yaml.safe_dump(recipe_of(inputs.request), sort_keys=False, allow_unicode=True)
     write_bytes_atomically(folder / "recipe.yaml", recipe.encode())
-    write_report(report, folder)
+    write_report(report, folder, run=run_info)

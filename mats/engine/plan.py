@@ -116,7 +116,7 @@ def make_plan(inputs: MergeInputs) -> MergePlan:
     """Plan the merge of open `inputs`; see `plan_merge`."""
     request = inputs.request
     _check_weights(request)
-    chosen = {info.name: _method_for(info.name, request) for info in inputs.tensors}
+    chosen = {info.name: _method_for(info.name, request) for info in inputs.leading}
     _check_bases(inputs, list(chosen.values()))
     stores = store_indexes(inputs) if any(map(_reads_statistics, chosen.values())) else []
     streamed, systems = _decide(inputs, chosen, stores)
@@ -126,9 +126,9 @@ def make_plan(inputs: MergeInputs) -> MergePlan:
         streamed=tuple(streamed),
         groups=tuple(groups),
         by_rule=_count_by_rule(inputs.tensors, streamed, systems),
-        missing={model: tuple(names) for model, names in inputs.match.missing.items()},
-        extra={model: tuple(names) for model, names in inputs.match.extra.items()},
-        tied=tuple(inputs.reference.tied),
+        missing=inputs.missing,
+        extra=inputs.extra,
+        tied=tuple((name, *others) for name, others in inputs.followers.items()),
         fallbacks=_fallbacks(streamed, systems),
         peak_bytes=max([group.bytes for group in groups] + [_streaming_bytes(inputs.tensors)]),
         output_bytes=sum(info.nbytes for info in inputs.tensors),
@@ -155,7 +155,7 @@ def _check_weights(request: MergeRequest) -> None:
 
 
 def _check_bases(inputs: MergeInputs, methods: Sequence[MethodSettings]) -> None:
-    if inputs.has_base:
+    if inputs.base is not None:
         return
     for method in methods:
         needing: list[ElementwiseSettings] = []
@@ -191,7 +191,7 @@ def store_indexes(inputs: MergeInputs) -> list[StoreIndex]:
 def _decide(
     inputs: MergeInputs, chosen: dict[str, MethodSettings], stores: Sequence[StoreIndex]
 ) -> tuple[list[Streamed], list[System]]:
-    shapes = {info.name: info for info in inputs.tensors}
+    shapes = inputs.infos
     covers: dict[str, Cover] = {}
     for name, method in chosen.items():
         if isinstance(method, QuadraticSettings) and is_mergeable(shapes[name].dtype) and inputs.in_all_models(name):
@@ -266,7 +266,7 @@ def _split(systems: Sequence[System], request: MergeRequest, models: int) -> lis
         if each > hard:
             raise OutOfSpace(
                 f"{members[0].weight} {list(members[0].shape)} with {models} models needs {each} bytes to be solved, "
-                f"more than the {hard} bytes allowed; raise --memory-budget, or give it a rule with an elementwise method"
+                f"more than the {hard} bytes allowed; raise --memory-budget, or give it an elementwise method by a rule"
             )
         size = max(1, budget // each)
         for start in range(0, len(members), size):

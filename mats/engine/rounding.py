@@ -22,10 +22,10 @@ def rounding_loss(inputs: MergeInputs, merged: Sequence[tuple[str, Tensor]]) -> 
         inputs: gives the output's dtypes and the base.
         merged: (name, merged tensor before rounding).
     """
-    formats = inputs.output_dtypes
-    if all(torch.promote_types(formats[name], torch.float32) == formats[name] for name, _ in merged):
+    formats = {name: inputs.infos[name].dtype for name, _ in merged}
+    if all(torch.promote_types(dtype, torch.float32) == dtype for dtype in formats.values()):
         return 0.0
-    if not inputs.has_base:
+    if inputs.base is None:
         return None
     lost = moved = 0.0
     for name, tensor in merged:

@@ -53,7 +53,7 @@ def _solve_group(inputs: MergeInputs, group: Group, loader: GroupLoader, writer:
             merged.append((system.bias, bias.reshape(shapes[system.bias])))
         entry = certificate_entry(system, certificate, names) | {"rounding_loss": rounding_loss(inputs, merged)}
         for name, tensor in merged:
-            put(writer, name, tensor, note=entry if name == system.weight else None)
+            put(inputs, writer, name, tensor, note=entry if name == system.weight else None)
 
 
 def solver_settings(system: System) -> SolverSettings:

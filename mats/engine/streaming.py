@@ -51,7 +51,7 @@ class ElementwisePool:
         if (settings, start) not in self._ready:
             names = self._streamed.get(settings, []) + self._started.get(settings, [])
             merge = elementwise(settings, self._weights)
-            merge.prepare(self._inputs.read, self._inputs.read_base, names, self._progress)
+            merge.prepare(self._inputs.read, self._inputs.read_base, names, self._progress, sampler=self._inputs)
             if start and merge.restarts:
                 self._see_everything(merge, names)
             self._ready[settings, start] = merge
@@ -68,7 +68,7 @@ class ElementwisePool:
 
 def base_tensor(inputs: MergeInputs, name: str) -> Tensor | None:
     """The base's tensor, or None where there is no base."""
-    return inputs.read_base(name) if inputs.has_base else None
+    return None if inputs.base is None else inputs.read_base(name)
 
 
 def stream_tensors(
@@ -105,10 +105,10 @@ def _pending(
 
 def _merge_one(inputs: MergeInputs, part: Streamed, merge: ElementwiseMerge | None, writer: CheckpointWriter) -> None:
     if merge is None:
-        merged = inputs.read_base(part.name) if inputs.has_base else inputs.read(0, part.name)
+        merged = inputs.reference.read(part.name)
     else:
         merged = merge.merge(part.name, base_tensor(inputs, part.name), inputs.read_all(part.name))
-    put(writer, part.name, merged, note=_entry(inputs, part, merged))
+    put(inputs, writer, part.name, merged, note=_entry(inputs, part, merged))
 
 
 def _entry(inputs: MergeInputs, part: Streamed, merged: Tensor) -> Entry:
@@ -120,9 +120,12 @@ def _entry(inputs: MergeInputs, part: Streamed, merged: Tensor) -> Entry:
     return entry
 
 
-def put(writer: CheckpointWriter, name: str, tensor: Tensor, *, note: Entry | None) -> None:
-    """Write a tensor, or write it again, with its report entry: the two survive a kill together."""
-    if name in writer.done:
-        writer.rewrite(name, tensor, note=note)
-    else:
-        writer.write(name, tensor, note=note)
+def put(inputs: MergeInputs, writer: CheckpointWriter, name: str, tensor: Tensor, *, note: Entry | None) -> None:
+    """Write a tensor (again, if it was written) under all its tied names.
+
+    The report entry goes with the name written last: when that is there, all of it is.
+    """
+    names = (*inputs.followers.get(name, ()), name)
+    for each in names:
+        write = writer.rewrite if each in writer.done else writer.write
+        write(each, tensor, note=note if each == name else None)

@@ -21,5 +21,5 @@ class FisherSettings(QuadraticSettings):
     anchor: float = Field(
         default=1e-6,
         ge=0,
-        description="μ ÷ Σ_i λ_i mean F_i, ≥ 0: a relative floor; entries that no data see keep the start; default 1e-6.",
+        description="μ ÷ Σ_i λ_i mean F_i, ≥ 0: a relative floor; entries unseen by all keep the start; default 1e-6.",
     )

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import dense_oracle
+import engine_oracle
 import numpy as np
 import pytest
-from tiny_models import Family
+import torch
+from engine_families import Family
 
 from mats.checkpoints import open_checkpoint
-from mats.engine import MergeRequest, merge
+from mats.engine import MergeRequest, Rule, merge
 from mats.methods import (
     AverageSettings,
+    FisherSettings,
     MatsSettings,
+    RegMeanSettings,
     SolverChoice,
+    TaskArithmeticSettings,
 )
 
+pytestmark = pytest.mark.usefixtures("light_report")
 WEIGHTS = (1.0, 2.5, 0.5)
 EXACT = SolverChoice(name="auto", tolerance=1e-7, max_iterations=2000, precision="float64")
 
@@ -67,29 +72,29 @@ def expected_layer(
         if record.bias is None and len(inputs) == targets[0].shape[1] + 1:
             inputs = inputs[:-1, :-1]
         if rule == "input_gram":
-            curvatures.append(dense_oracle.regmean(inputs, len(targets[0]), raw.examples))
+            curvatures.append(engine_oracle.regmean(inputs, len(targets[0]), raw.examples))
             continue
         outputs = raw.sums.tensors[f"output_gram/{layer}"].numpy()
         tokens = 1.0 if ignore_tokens else raw.sums.tokens[f"layer:{layer}"]
         examples = 1.0 if ignore_tokens else raw.examples
         if swap:
             inputs, outputs = outputs, inputs
-        curvatures.append(dense_oracle.kfac(inputs, outputs, examples, tokens))
-    return dense_oracle.anchored(curvatures, targets, start(base, targets, weights), weights, anchor)
+        curvatures.append(engine_oracle.kfac(inputs, outputs, examples, tokens))
+    return engine_oracle.anchored(curvatures, targets, start(base, targets, weights), weights, anchor)
 
 
 def from_task_arithmetic(base, targets, weights):
-    return dense_oracle.task_arithmetic(base, targets, 0.3, weights)
+    return engine_oracle.task_arithmetic(base, targets, 0.3, weights)
 
 
 def from_average(base, targets, weights):
-    return dense_oracle.average(targets, weights)
+    return engine_oracle.average(targets, weights)
 
 
 def test_average_is_the_weighted_mean(bert: Family, tmp_path: Path) -> None:
     merged, report = run(bert, tmp_path / "out", AverageSettings())
     for name, tensor in merged.items():
-        expected = dense_oracle.average([state[name].double().numpy() for state in bert.states], WEIGHTS)
+        expected = engine_oracle.average([state[name].double().numpy() for state in bert.states], WEIGHTS)
         assert difference(tensor.numpy(), expected) < 1e-6
     assert report["parameters"]["by_rule"] == {"average": report["parameters"]["total"]}
 
@@ -107,3 +112,144 @@ def test_kfac_layers_equal_the_dense_solve(bert: Family, tmp_path: Path, layer: 
         assert difference(found, expected_layer(bert, layer, 0.1, from_task_arithmetic, **wrong)) > 1e-3
     assert entry(report, record.weight)["rule"] == "kfac"
     assert entry(report, record.weight)["converged"] is True
+
+
+def test_regmean_equals_the_dense_solve(bert: Family, tmp_path: Path) -> None:
+    layer = "bert.encoder.layer.1.attention.self.value"
+    merged, report = run(bert, tmp_path / "out", RegMeanSettings(anchor=0.01))
+    record = bert.raw[0].layers[layer]
+    found = joined(merged, record.weight, record.bias)
+    assert difference(found, expected_layer(bert, layer, 0.01, from_average, rule="input_gram")) < 1e-5
+    assert difference(found, expected_layer(bert, layer, 0.01, from_average)) > 1e-3
+    assert entry(report, record.weight)["stop_reason"] == "closed_form"
+    assert report["parameters"]["by_rule"]["init"] > 0  # norms
+    assert "no layer measured" in entry(report, "bert.embeddings.LayerNorm.weight")["fallback_reason"]
+
+
+def test_a_dropped_bias_column_would_show(bert: Family, tmp_path: Path) -> None:
+    """Without folding, the weight is solved on the leading block, and the bias by itself: another answer."""
+    layer = "bert.encoder.layer.0.attention.output.dense"
+    merged, _ = run(bert, tmp_path / "out", MatsSettings(solver=EXACT, fold_bias=False))
+    record = bert.raw[0].layers[layer]
+    without_bias = [
+        type(raw)(raw.examples, raw.sums, raw.sites, {layer: type(record)(**{**record.__dict__, "bias": None})})
+        for raw in bert.raw
+    ]
+    family = Family(bert.base, bert.models, bert.stores, without_bias, bert.states, bert.base_state)
+    found = joined(merged, record.weight, None)
+    assert difference(found, expected_layer(family, layer, 0.1, from_task_arithmetic)) < 1e-5
+    with_bias = joined(merged, record.weight, record.bias)
+    assert (
+        difference(with_bias, expected_layer(bert, layer, 0.1, from_task_arithmetic)) > 1e-3
+    )  # the bias column counts
+
+
+def test_swapped_factors_would_show(bert: Family, tmp_path: Path) -> None:
+    """On a square layer only the numbers tell A and G apart; the bias is not folded, to make it square."""
+    layer = "bert.encoder.layer.0.attention.output.dense"
+    record = bert.raw[0].layers[layer]
+    unbiased = type(record)(**{**record.__dict__, "bias": None})
+    raws = [type(raw)(raw.examples, raw.sums, raw.sites, {layer: unbiased}) for raw in bert.raw]
+    for raw in raws:
+        assert raw.sums.tensors[f"output_gram/{layer}"].shape[0] == 16
+    family = Family(bert.base, bert.models, bert.stores, raws, bert.states, bert.base_state)
+    right = expected_layer(family, layer, 0.1, from_task_arithmetic)
+    for raw in raws:  # the swap needs square factors of one size
+        raw.sums = type(raw.sums)(dict(raw.sums.tensors), raw.sums.tokens)
+        raw.sums.tensors[f"input_gram/{record.site}"] = raw.sums.tensors[f"input_gram/{record.site}"][:16, :16]
+    merged, _ = run(bert, tmp_path / "out", MatsSettings(solver=EXACT, fold_bias=False))
+    found = joined(merged, record.weight, None)
+    assert difference(found, right) < 1e-5
+    assert difference(found, expected_layer(family, layer, 0.1, from_task_arithmetic, swap=True)) > 1e-3
+
+
+@pytest.mark.parametrize("layer", ["transformer.h.0.attn.c_attn", "transformer.h.1.mlp.c_fc"])
+def test_transposed_weights(gpt2: Family, tmp_path: Path, layer: str) -> None:
+    merged, _ = run(gpt2, tmp_path / "out", MatsSettings(solver=EXACT))
+    record = gpt2.raw[0].layers[layer]
+    found = joined(merged, record.weight, record.bias, transposed=True)
+    assert difference(found, expected_layer(gpt2, layer, 0.1, from_task_arithmetic)) < 1e-5
+
+
+def test_a_tied_matrix_carries_both_terms(gpt2: Family, tmp_path: Path) -> None:
+    """wte and lm_head are one tensor: token counts and the head's inputs act on different sides of it."""
+    merged, report = run(gpt2, tmp_path / "out", MatsSettings(solver=EXACT))
+    assert "lm_head.weight" not in merged
+    curvatures, heads = [], []
+    for raw in gpt2.raw:
+        counts = raw.sums.tensors["input_gram/transformer.wte"].numpy()
+        inputs = raw.sums.tensors["input_gram/lm_head"].numpy()
+        embedding = np.kron(np.diag(counts), raw.sums.tensors["output_gram/transformer.wte"].numpy())
+        head = np.kron(raw.sums.tensors["output_gram/lm_head"].numpy(), inputs)
+        tokens = {name: raw.sums.tokens[f"layer:{name}"] for name in ("transformer.wte", "lm_head")}
+        heads.append(head / (raw.examples * tokens["lm_head"]))
+        curvatures.append(embedding / (raw.examples * tokens["transformer.wte"]) + heads[-1])
+    name = "transformer.wte.weight"
+    targets = [state[name].double().numpy() for state in gpt2.states]
+    start = from_task_arithmetic(gpt2.base_state[name].double().numpy(), targets, WEIGHTS[:2])
+    expected = engine_oracle.anchored(curvatures, targets, start, WEIGHTS[:2], 0.1)
+    assert difference(merged[name].numpy(), expected) < 1e-5
+    dropped = engine_oracle.anchored(heads, targets, start, WEIGHTS[:2], 0.1)
+    assert difference(merged[name].numpy(), dropped) > 1e-3
+    assert entry(report, name)["rule"] == "kfac"
+
+
+def test_convolution(vit: Family, tmp_path: Path) -> None:
+    layer = next(name for name, record in vit.raw[0].layers.items() if record.layout == "conv")
+    merged, _ = run(vit, tmp_path / "out", MatsSettings(solver=EXACT))
+    record = vit.raw[0].layers[layer]
+    found = joined(merged, record.weight, record.bias)
+    assert difference(found, expected_layer(vit, layer, 0.1, from_task_arithmetic)) < 1e-5
+
+
+def test_embedding_by_counts_and_head_without_output_gram(t5: Family, tmp_path: Path) -> None:
+    """The embedding's rows are weighted by counts; lm_head, whose G is too large, falls to its input Gram."""
+    merged, report = run(t5, tmp_path / "out", MatsSettings(solver=EXACT))
+    record = t5.raw[0].layers["shared"]
+    found = joined(merged, record.weight, None, transposed=True)
+    assert difference(found, expected_layer(t5, "shared", 0.1, from_task_arithmetic)) < 1e-5
+    head = joined(merged, "lm_head.weight", None)
+    assert difference(head, expected_layer(t5, "lm_head", 0.1, from_task_arithmetic, rule="input_gram")) < 1e-5
+    assert entry(report, "lm_head.weight")["rule"] == "input_gram"
+    assert "no output_gram of layer lm_head" in entry(report, "lm_head.weight")["fallback_reason"]
+
+
+def test_vectors_by_block_and_by_diagonal(bert: Family, tmp_path: Path) -> None:
+    name = "bert.encoder.layer.0.output.LayerNorm.weight"
+    weights = WEIGHTS
+    targets = [state[name].double().numpy()[None] for state in bert.states]
+    base = bert.base_state[name].double().numpy()[None]
+    blocks = [raw.sums.tensors[f"block/{name}"].numpy() / raw.examples for raw in bert.raw]
+    merged, report = run(bert, tmp_path / "block", MatsSettings(solver=EXACT))
+    expected = engine_oracle.anchored(blocks, targets, from_task_arithmetic(base, targets, weights), weights, 0.1)
+    assert difference(merged[name].numpy()[None], expected) < 1e-5
+    assert entry(report, name)["rule"] == "block"
+    merged, report = run(bert, tmp_path / "diagonal", FisherSettings(anchor=0.01))
+    diagonals = [np.diag(np.diag(block)) for block in blocks]
+    expected = engine_oracle.anchored(diagonals, targets, engine_oracle.average(targets, weights), weights, 0.01)
+    assert difference(merged[name].numpy()[None], expected) < 1e-5
+    assert entry(report, name)["rule"] == "diagonal"
+
+
+@pytest.mark.parametrize("rule", ["average", "fisher", "regmean"])
+def test_cg_gives_what_the_closed_form_gives(bert: Family, tmp_path: Path, rule: str) -> None:
+    cg = SolverChoice(name="cg", tolerance=1e-9, max_iterations=3000, precision="float64")
+    if rule == "average":
+        direct, by_cg = AverageSettings(), MatsSettings(fallback=("identity",), anchor=0.0, solver=cg)
+    elif rule == "fisher":
+        direct, by_cg = FisherSettings(anchor=0.01), FisherSettings(anchor=0.01, solver=cg)
+    else:
+        direct, by_cg = RegMeanSettings(anchor=0.01), RegMeanSettings(anchor=0.01, solver=cg)
+    first, _ = run(bert, tmp_path / "direct", direct)
+    second, report = run(bert, tmp_path / "cg", by_cg)
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=2e-5, atol=2e-6)
+    assert any((layer.get("iterations") or 0) > 0 for layer in report["layers"])
+
+
+def test_rules_come_first(bert: Family, tmp_path: Path) -> None:
+    rules = (Rule("classifier.*", AverageSettings()), Rule("*", TaskArithmeticSettings(scale=0.5)))
+    merged, report = run(bert, tmp_path / "out", MatsSettings(), rules=rules)
+    assert set(report["parameters"]["by_rule"]) == {"average", "task_arithmetic"}
+    expected = engine_oracle.average([s["classifier.weight"].double().numpy() for s in bert.states], WEIGHTS)
+    assert difference(merged["classifier.weight"].numpy(), expected) < 1e-6

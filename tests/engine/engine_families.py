@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mats.checkpoints import open_checkpoint
@@ -34,6 +35,7 @@ def make_model(family: str, seed: int, layers: int = 2) -> nn.Module:
             tie_word_embeddings=False, feed_forward_proj="gated-gelu",
         )  # fmt: skip
         model = transformers.T5ForConditionalGeneration(config)
+        model.lm_head.weight = nn.Parameter(torch.randn(37, 16))  # untied, as in T5 v1.1
     elif family == "gpt2":
         config = transformers.GPT2Config(vocab_size=37, n_positions=20, n_embd=16, n_layer=layers, n_head=2)
         model = transformers.GPT2LMHeadModel(config)
@@ -55,6 +57,17 @@ def nudge(model: nn.Module, seed: int, size: float = 0.1) -> nn.Module:
         for parameter in model.parameters():
             parameter += size * torch.randn(parameter.shape, generator=generator)
     return model
+
+
+def save(model: nn.Module, folder: Path) -> None:
+    """`save_pretrained`, but with the output head when its content is its own: transformers drops it for every T5."""
+    model.config.save_pretrained(folder)
+    state = dict(model.named_parameters())
+    save_file(
+        {name: tensor.detach().contiguous() for name, tensor in state.items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
 
 
 @dataclass
@@ -93,9 +106,14 @@ def layer_records(model: nn.Module) -> list[tuple[LayerRecord, int]]:
     from transformers.pytorch_utils import Conv1D
 
     found = []
+    first_name = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        first_name.setdefault(id(parameter), name)
     for name, module in model.named_modules():
         bias = f"{name}.bias" if getattr(module, "bias", None) is not None else None
         weight = f"{name}.weight"
+        if getattr(module, "weight", None) is not None:
+            weight = first_name[id(module.weight)]
         if isinstance(module, nn.Linear):
             record = LayerRecord(name, "linear", weight, bias, name, "out_in", module.out_features)
             found.append((record, module.in_features))
@@ -106,6 +124,8 @@ def layer_records(model: nn.Module) -> list[tuple[LayerRecord, int]]:
             record = LayerRecord(name, "conv2d", weight, bias, name, "conv", module.weight.shape[0])
             found.append((record, module.weight[0].numel()))
         elif isinstance(module, nn.Embedding):
+            if any(other.weight == weight for other, _ in found):
+                continue  # T5's encoder and decoder hold `shared` as modules of their own
             record = LayerRecord(name, "embedding", weight, None, name, "in_out", module.weight.shape[1])
             found.append((record, module.weight.shape[0]))
     return found
@@ -200,11 +220,11 @@ def make_family(
     """A base and `models` specialists with stores, all on disk under `root`."""
     layers = int(store.pop("depth", 2))  # type: ignore[arg-type]
     base = make_model(family, 0, layers).to(dtype)
-    base.save_pretrained(root / "base")
+    save(base, root / "base")
     result = Family(root / "base", [], [], [], [], {k: v.clone() for k, v in base.state_dict().items()})
     for i in range(models):
         model = nudge(make_model(family, 0, layers).to(dtype), 100 + i)
-        model.save_pretrained(root / f"model{i}")
+        save(model, root / f"model{i}")
         per_model = {key: value[i] if isinstance(value, list) else value for key, value in store.items()}
         raw, parameters, _ = draw_store(model, 200 + i, **per_model)  # type: ignore[arg-type]
         write_raw(root / f"store{i}", raw, root / f"model{i}", parameters)
