@@ -132,7 +132,9 @@ def _check_on_base(adapter: Checkpoint, base: Checkpoint) -> None:
     for name, info in adapter.tensors.items():
         if not is_ia3_vector(name):
             continue
-        weight = base.tensors.get(f"{ia3_module(name)}.weight")
+        module = ia3_module(name)
+        inside = module.partition(".")[2]  # a base saved as a bare body lacks the first part
+        weight = base.tensors.get(f"{module}.weight") or base.tensors.get(f"{inside}.weight")
         if weight is None:
             raise InputsMismatch(f"{adapter.name}: {name} scales a module that the base {base.name} does not have")
         if info.numel not in weight.shape:

@@ -9,8 +9,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from mats.checkpoints.adapters import reference_of, task_type
+from mats.checkpoints.adapters import ia3_config, reference_of, task_type
 from mats.checkpoints.checkpoint import Checkpoint
+from mats.checkpoints.locate import ADAPTER_FILES
 from mats.checkpoints.opening import open_checkpoint
 from mats.checkpoints.tensors import TensorInfo, dtype_name
 from mats.files import explain_os_error, write_json_atomically
@@ -83,7 +84,11 @@ def copy_companions(source: Checkpoint, folder: Path, *, base: Checkpoint | None
 
 
 def _adapter_config(source: Checkpoint, base: Checkpoint | None) -> dict[str, Any]:
-    config = {**(source.config or {}), "inference_mode": True}
+    on_disk = source.path.is_dir() or source.path.name in ADAPTER_FILES
+    config = {
+        **(source.config if on_disk and source.config else ia3_config(source.tensors, base)),
+        "inference_mode": True,
+    }
     if base is not None and not config.get("base_model_name_or_path"):
         config["base_model_name_or_path"] = reference_of(base)
     if base is not None and not config.get("task_type"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -25,7 +26,7 @@ class TensorMatch:
         missing: model → names of the base that it has under no name.
         extra: model → its names that stand for no tensor of the base.
         shape_mismatch: model → name → (shape in the base, shape in the model); empty unless `strict=False`.
-        aliases: model → name in the base → name in the model, where the two differ (tied weights).
+        aliases: model → name in the base → name in the model, where the two differ (tied weights, a body's prefix).
     """
 
     common: tuple[str, ...]
@@ -38,8 +39,9 @@ class TensorMatch:
 def match_tensors(base: Checkpoint, models: Sequence[Checkpoint], *, strict: bool = True) -> TensorMatch:
     """Match by name; a name that one side lacks is looked for among the names tied to it, judged by content.
 
-    Headers decide; content is sampled only where names are missing. For (IA)³ adapters on a full base the match is
-    with the neutral adapter (see `merge_base`).
+    Headers decide; content is sampled only where names are missing. A model that has no name of the base at all is
+    tried with a prefix more or less (a body saved alone, and within a class). For (IA)³ adapters on a full base the
+    match is with the neutral adapter (see `merge_base`).
 
     Args:
         base: whose names are meant.
@@ -101,7 +103,7 @@ def labels(models: Sequence[Checkpoint]) -> tuple[str, ...]:
         depth += 1
         twice = {name for name in result if result.count(name) > 1}
         result = [
-            "/".join((*model.path.resolve().parent.parts[-depth:], model.name)) if label in twice else label
+            str(Path(*model.path.resolve().parent.parts[-depth:], model.name)) if label in twice else label
             for label, model in zip(result, models, strict=True)
         ]
     if len(set(result)) < len(result):
@@ -116,7 +118,8 @@ def _check_architecture(base: Checkpoint, label: str, model: Checkpoint) -> None
             raise InputsMismatch(f"{name}: its weights are quantised; merge from weights in floating point")
     if model.kind != "model" or base.kind != "model":
         return
-    if base.tensors.keys().isdisjoint(model.tensors) and base_config.get("model_type") != config.get("model_type"):
+    types = (base_config.get("model_type"), config.get("model_type"))
+    if None not in types and types[0] != types[1] and base.tensors.keys().isdisjoint(model.tensors):
         raise InputsMismatch(
             f"model {label} is a {config.get('model_type')}, the base {base.name} a {base_config.get('model_type')};"
             " only models of one architecture can be merged"
@@ -130,43 +133,52 @@ def _check_architecture(base: Checkpoint, label: str, model: Checkpoint) -> None
 
 
 def _aliases(base: Checkpoint, model: Checkpoint) -> dict[str, str]:
-    """Name in the base → name in the model, for names that the model lacks but holds under a tied name."""
+    """Name in the base → name in the model, where the model lacks the name and holds the tensor under another."""
     absent = [name for name in base.tensors if name not in model.tensors]
-    unknown = [name for name in model.tensors if name not in base.tensors]
-    if not absent:
-        return {}
+    if len(absent) == len(base.tensors):
+        return _prefix_aliases(base, model)
     result = {}
-    for name in absent:
-        # Either side may be the one that stores the tensor under several names.
-        group = next((group for group in base.tied if name in group), ())
+    for group in base.tied if absent else ():
         twin = next((other for other in group if other in model.tensors), None)
-        result[name] = twin
-    for group in model.tied if unknown else ():
-        for name in absent:
-            if result[name] is None and name in group:
-                result[name] = next(other for other in group if other in model.tensors)
-    return {name: twin for name, twin in result.items() if twin is not None}
+        if twin is not None:
+            result.update({name: twin for name in group if name not in model.tensors})
+    return result
 
 
-def _found(base: Checkpoint, model: Checkpoint, aliases: Mapping[str, str]) -> frozenset[str]:
-    return frozenset(name for name in base.tensors if name in model.tensors or name in aliases)
+def _prefix_aliases(base: Checkpoint, model: Checkpoint) -> dict[str, str]:
+    """Names that agree but for a first part: a body saved alone (`encoder.…`) and within a class (`bert.encoder.…`)."""
+    candidates: list[dict[str, str]] = [{}]
+    for prefix in dict.fromkeys(f"{name.split('.')[0]}." for name in model.tensors):
+        candidates.append({name: prefix + name for name in base.tensors if prefix + name in model.tensors})
+    for prefix in dict.fromkeys(f"{name.split('.')[0]}." for name in base.tensors):
+        inside = {name: name.removeprefix(prefix) for name in base.tensors if name.startswith(prefix)}
+        candidates.append({name: bare for name, bare in inside.items() if bare in model.tensors})
+    return max(candidates, key=len)
 
 
-def _extra(base: Checkpoint, model: Checkpoint, found: frozenset[str]) -> tuple[str, ...]:
+def _found(base: Checkpoint, model: Checkpoint, aliases: Mapping[str, str]) -> dict[str, str]:
+    """Name in the base → name in the model, for all that the model has."""
+    names = {name: aliases.get(name, name) for name in base.tensors}
+    return {name: own for name, own in names.items() if own in model.tensors}
+
+
+def _extra(base: Checkpoint, model: Checkpoint, found: Mapping[str, str]) -> tuple[str, ...]:
     """The model's names without a counterpart; a second name of a tensor that has one is no extra."""
-    unknown = [name for name in model.tensors if name not in base.tensors]
+    used = set(found.values())
+    unknown = [name for name in model.tensors if name not in used]
     if not unknown:
         return ()
+    matched = used | found.keys()
     groups = (*model.tied, *base.tied)
-    return tuple(name for name in unknown if not any(name in group and found & set(group) for group in groups))
+    return tuple(name for name in unknown if not any(name in group and matched & set(group) for group in groups))
 
 
 def _shape_differences(
-    base: Checkpoint, model: Checkpoint, names: frozenset[str]
+    base: Checkpoint, model: Checkpoint, found: Mapping[str, str]
 ) -> Iterator[tuple[str, tuple[tuple[int, ...], tuple[int, ...]]]]:
-    for name in base.tensors:
-        if name in names and name in model.tensors and base.tensors[name].shape != model.tensors[name].shape:
-            yield name, (base.tensors[name].shape, model.tensors[name].shape)
+    for name, own in found.items():
+        if base.tensors[name].shape != model.tensors[own].shape:
+            yield name, (base.tensors[name].shape, model.tensors[own].shape)
 
 
 def _refuse_differences(

@@ -44,9 +44,13 @@ def _check(targets: dict[str, Tensor], checkpoint: Checkpoint) -> None:
 
 
 def _untie(model: nn.Module, targets: dict[str, Tensor], checkpoint: Checkpoint) -> None:
-    """Give a name its own parameter when its content differs from that of the first name of the same parameter."""
+    """Give a name its own parameter when its content differs from that of the first name of the same parameter.
+
+    First in the model's order: there an embedding comes before the head, so names that the checkpoint does not give
+    (T5's `encoder.embed_tokens.weight`) stay with the embedding.
+    """
     first_name: dict[int, str] = {}
-    for name in checkpoint.tensors:
+    for name in [name for name in targets if name in checkpoint.tensors]:
         owner = first_name.setdefault(id(targets[name]), name)
         if owner == name or checkpoint.digest(owner) == checkpoint.digest(name):
             continue

@@ -59,6 +59,21 @@ def _is_still(folder: Path, descriptor: int) -> bool:
         return False
 
 
+def remove_leftover(folder: Path, content: Path) -> None:
+    """Remove a partial folder whose content was published by a run that died before it could do so itself."""
+    if content.exists() or not folder.exists():
+        return
+    try:
+        descriptor = lock_folder(folder)
+    except OutputExists:
+        return  # its owner is alive and about to fill it
+    try:
+        if not content.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
 def shards_are_whole(folder: Path, shards: Iterable[Shard]) -> bool:
     """Whether each shard file is there with its final size."""
     files = [(folder / shard.file_name, shard.size) for shard in shards]

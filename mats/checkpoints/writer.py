@@ -31,6 +31,7 @@ from mats.checkpoints.partial import (
     open_shard,
     partial_folder,
     remove,
+    remove_leftover,
     shards_are_whole,
     write_at,
 )
@@ -176,6 +177,7 @@ class CheckpointWriter(AbstractContextManager["CheckpointWriter"]):
     def _refuse_existing(self) -> None:
         exists = self.output.exists() or self.output.is_symlink()
         if exists and not self._overwrite:
+            remove_leftover(self._partial, self.folder)
             raise OutputExists(f"{self.output}: exists already; choose another output or pass --overwrite")
 
     def _prepare(self) -> None:
