@@ -104,6 +104,9 @@ def train_specialists(folder: Path, digits: dict[str, Split], seed: int, progres
         The folder of each model by name; `base` among them.
     """
     progress.start(f"seed {seed}: training the base and {len(DOMAINS)} specialists", len(DOMAINS) + 1)
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # saving takes no time worth a bar, and bars would cross ours
     base = untrained_model(seed)
     train(base, base_examples(digits["train"]), BASE_SCHEDULE, seed)
     folders = {"base": folder / "base"}
