@@ -109,9 +109,10 @@ def _plan(request: MergeRequest) -> dict[str, Any]:
 
 def _summary(result: MergeResult) -> dict[str, Any]:
     """The report in a few numbers; report.json has them all."""
+    from mats.reporting import validate_report
     from mats.reporting.summary import solved_layers, unconverged, worst_residual
 
-    report = result.report
+    report = validate_report(result.report)
     worst = worst_residual(report)
     return {
         "output": str(result.path),

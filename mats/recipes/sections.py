@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Statistic = Literal["input_gram", "output_gram", "diagonal", "block"]
 DEVICE_PATTERN = r"^(auto|cpu|mps|(cuda|xpu)(:[0-9]+)?)$"
@@ -27,12 +27,22 @@ class ModelEntry(Section):
     data: str | None = Field(
         default=None, min_length=1, description="Dataset file (docs/datasets.md) to measure and score the model on."
     )
-    weight: float = Field(default=1.0, gt=0, description="Weight λ of the model among the others, above 0.")
+    weight: float = Field(
+        default=1.0, description="Weight λ among the others; above 0, but task arithmetic subtracts a task below 0."
+    )
     metadata: str | None = Field(
         default=None,
         min_length=1,
         description="Folder of the model's metadata store. Default: where `mats save-metadata` puts it.",
     )
+
+    @field_validator("weight")
+    @classmethod
+    def _not_nothing(cls, weight: float) -> float:
+        """A weight of 0 would leave the model out silently."""
+        if weight == 0:
+            raise ValueError("a number other than 0 would be right; leave the model out if it should not count")
+        return weight
 
     @model_validator(mode="before")
     @classmethod

@@ -14,7 +14,7 @@ BAD = """\
 bas: x
 weight: 3
 models:
-  - {name: paws, path: a, weight: -1}
+  - {name: paws, path: a, weight: 0}
   - {nam: q, pth: b}
 merge:
   method: mats
@@ -34,7 +34,7 @@ device: gpu
 EXPECTED = """\
 1: unknown key 'bas'; did you mean 'base'?; received "x"
 2: unknown key 'weight' here; it belongs to models.<name>.weight; received 3
-4: models.paws.weight: received -1; a number above 0 would be right
+4: models.paws.weight: received 0; a number other than 0 would be right; leave the model out if it should not count
 5: models.1.name: missing; it is required (is 'nam' meant for it?)
 5: models.1.path: missing; it is required (is 'pth' meant for it?)
 5: models.1: unknown key 'nam'; did you mean 'name'?; received "q"
