@@ -11,9 +11,11 @@ from torch import Tensor
 
 from mats.errors import InputsMismatch
 from mats.store.manifest import encoding_of
-from mats.store.packing import check_symmetric, pack
+from mats.store.packing import check_symmetric, pack, packed_size
 from mats.store.records import Sums
 from mats.store.tensor_file import DTYPES, Encoded, dtype_name
+
+ADDED_AT_A_TIME = 1 << 18  # numbers; their float64 sum (2 MiB) stays in the cache
 
 
 class SumSource(Protocol):
@@ -24,7 +26,7 @@ class SumSource(Protocol):
         """What there is."""
 
     def read(self, key: str) -> Tensor:
-        """The encoded tensor of `key`."""
+        """The encoded tensor of `key`; the next read may overwrite it."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class InMemory:
 
     def __init__(self, sums: Sums) -> None:
         self._tensors = sums.tensors
+        self._workspace = torch.empty(0)
         self.entries = {
             key: Encoded(encoding_of(key, tuple(tensor.shape)), tuple(tensor.shape), dtype_name(key, tensor.dtype))
             for key, tensor in sums.tensors.items()
@@ -56,7 +59,11 @@ class InMemory:
         if self.entries[key].encoding == "dense":
             return tensor
         check_symmetric(tensor, key)
-        return pack(tensor)
+        size = packed_size(tensor.shape[0])
+        fits = (self._workspace.dtype, self._workspace.device) == (tensor.dtype, tensor.device)
+        if not fits or self._workspace.numel() < size:
+            self._workspace = tensor.new_empty(size)
+        return pack(tensor, out=self._workspace[:size])
 
 
 class Joined:
@@ -73,7 +80,10 @@ class Joined:
 
 
 class Added:
-    """Σ over sources with the same keys, accumulated in float64 and rounded once to the stored dtype."""
+    """Σ over sources with the same keys, accumulated in float64 and rounded once to the stored dtype.
+
+    The sources must keep what they have returned, as stores do: all terms of one key are read before they are added.
+    """
 
     def __init__(self, terms: Sequence[SumSource]) -> None:
         self._terms = terms
@@ -85,10 +95,16 @@ class Added:
 
     def read(self, key: str) -> Tensor:
         """The encoded sum."""
-        total = self._terms[0].read(key).to(torch.float64, copy=True)
-        for term in self._terms[1:]:
-            total += term.read(key)
-        return total.to(DTYPES[self.entries[key].dtype])
+        terms = [term.read(key) for term in self._terms]
+        total = torch.empty(self.entries[key].stored_shape, dtype=DTYPES[self.entries[key].dtype])
+        flat, parts = total.view(-1), [term.reshape(-1) for term in terms]
+        for start in range(0, flat.numel(), ADDED_AT_A_TIME):
+            chunk = slice(start, start + ADDED_AT_A_TIME)
+            summed = parts[0][chunk].double()
+            for part in parts[1:]:
+                summed = summed + part[chunk]
+            flat[chunk] = summed
+        return total
 
 
 def join_scalars(parts: Sequence[SourceParts]) -> SourceParts:

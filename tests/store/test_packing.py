@@ -51,7 +51,7 @@ def test_rounding_of_a_product_passes_and_an_asymmetry_is_named():
     check_symmetric(rows.T @ rows)
     spoilt = rows.T @ rows
     spoilt[280, 3] += 1.0
-    with pytest.raises(RequestError, match=r"output_gram/x: not symmetric, .* differ by up to 1 in rows 0\.\.255"):
+    with pytest.raises(RequestError, match=r"output_gram/x: not symmetric, .* differ by up to 1 in rows 0\.\.255 "):
         check_symmetric(spoilt, "output_gram/x")
 
 

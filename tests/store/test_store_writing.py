@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import struct
 import weakref
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,19 @@ from store_cases import manifest_of, sums_of
 
 from mats.errors import NonFiniteStatistic, OutOfSpace, OutputExists, RequestError
 from mats.files import exclusive
-from mats.store import Sums, open_store, pack, write_store
+from mats.store import (
+    DataIdentity,
+    LayerRecord,
+    Manifest,
+    ModelIdentity,
+    SiteRecord,
+    Sums,
+    TensorRecord,
+    open_store,
+    pack,
+    write_store,
+)
+from mats.store.manifest import FileRecord
 from mats.store.tensor_file import Encoded
 from mats.store.writing import plan_shards
 
@@ -197,3 +210,13 @@ def test_golden_bytes_of_a_shard(tmp_path):
     header += b" " * (-len(header) % 8)
     expected = struct.pack("<Q", len(header)) + header + struct.pack("<3f", 1.0, 2.0, 4.0)
     assert (tmp_path / "a" / "block-00001-of-00001.safetensors").read_bytes() == expected
+
+
+def test_the_format_page_names_every_key_of_the_files_we_write(build):
+    page = (Path(__file__).parents[2] / "metadata" / "README.md").read_text()
+    records = (Manifest, ModelIdentity, DataIdentity, SiteRecord, LayerRecord, TensorRecord, FileRecord)
+    missing = [item.name for record in records for item in fields(record) if item.name not in page]
+    assert missing == []
+    written = json.loads((build("a") / "manifest.json").read_text())
+    assert set(written) == {item.name for item in fields(Manifest)}
+    assert len(page.splitlines()) <= 60
