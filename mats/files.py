@@ -88,7 +88,9 @@ def exclusive(lock_path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise OutputExists(f"{lock_path.parent}: another run is writing here; wait for it or choose another output") from error
+            raise OutputExists(
+                f"{lock_path.parent}: another run is writing here; wait for it or choose another output"
+            ) from error
         yield
 
 
