@@ -102,7 +102,7 @@ class Collector:
         batch = batch.to(self.device)
         measured = self._hooks.run(batch)
         if self._untapped:
-            add_example_gradients(self.model, batch, self.plan.settings, self._untapped, self.per_example)
+            measured += add_example_gradients(self.model, batch, self.plan.settings, self._untapped, self.per_example)
         self._count(measured, batch)
         self._example_ids += batch.example_ids
         self._failed = False

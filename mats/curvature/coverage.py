@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from mats.curvature.losses import model_logits
 from mats.curvature.passes import passes
 from mats.curvature.per_example import Use
-from mats.curvature.settings import CollectionSettings
-from mats.curvature.sites import CallRecorder, first_argument, is_lookup
+from mats.curvature.settings import GRAM_STATISTICS, CollectionSettings
+from mats.curvature.sites import CallRecorder, first_argument, is_lookup, starting_graph
 from mats.curvature.state import frozen_evaluation, full_precision_products, trainable
 from mats.curvature.taps import LayerTap, Tap
 from mats.data.batch import Batch
@@ -58,7 +58,7 @@ def examination_batch(batch: Batch) -> Batch:
 def examine(
     model: nn.Module,
     taps: Mapping[str, Tap],
-    parameters: list[nn.Parameter],
+    parameters: Mapping[str, nn.Parameter],
     batch: Batch,
     settings: CollectionSettings,
 ) -> Examination:
@@ -67,18 +67,19 @@ def examine(
     Args:
         model: The model; it leaves as it came.
         taps: Taps by module name.
-        parameters: The parameters to check and to ask for gradients.
+        parameters: The parameters to check and to ask for gradients, by name.
         batch: On the model's device.
         settings: For the labels and the loss.
     """
-    floating = [parameter for parameter in parameters if parameter.is_floating_point()]
+    floating = [parameter for parameter in parameters.values() if parameter.is_floating_point()]
     with ExitStack() as stack:
         stack.enter_context(frozen_evaluation(model))
         stack.enter_context(full_precision_products())
         stack.enter_context(trainable(floating))
         stack.enter_context(torch.enable_grad())
         first = next(passes(model, examination_batch(batch), settings))
-        sketches = _Sketches(first.batch, taps, {id(parameter) for parameter in floating})
+        wanted = {id(parameter) for parameter in floating}
+        sketches = _Sketches(first.batch, taps, wanted, _layers_with_grams(taps, wanted, settings))
         stack.callback(sketches.remove_hooks)
         sketches.install(model)
         logits = model_logits(model, first.batch.inputs)
@@ -93,6 +94,14 @@ def examine(
     for parameter in floating:
         _judge(examination, parameter, found.get(id(parameter)), weighted.get(id(parameter)), sketches)
     return examination
+
+
+def _layers_with_grams(taps: Mapping[str, Tap], wanted: set[int], settings: CollectionSettings) -> frozenset[str]:
+    """Layers whose Grams are asked for, so that their masks must fit."""
+    if not settings.wants(*GRAM_STATISTICS):
+        return frozenset()
+    layers = {name: tap for name, tap in taps.items() if isinstance(tap, LayerTap)}
+    return frozenset(name for name, tap in layers.items() if id(tap.parameters["weight"]) in wanted)
 
 
 def _gradient_sketches(
@@ -134,11 +143,11 @@ def _sketch(gradient: Tensor) -> Tensor:
 class _Sketches:
     """Hooks that record calls and reduce each use of a parameter to its sketch."""
 
-    def __init__(self, batch: Batch, taps: Mapping[str, Tap], wanted: set[int]) -> None:
+    def __init__(self, batch: Batch, taps: Mapping[str, Tap], wanted: set[int], measured: frozenset[str]) -> None:
         self.batch = batch
         self.taps = taps
         self.wanted = wanted
-        self.recorder = CallRecorder(batch)
+        self.recorder = CallRecorder(batch, measured)
         self.listening = True
         self.watching = False
         self.plain: dict[int, Tensor] = {}
@@ -162,11 +171,14 @@ class _Sketches:
             handle.remove()
 
     def _hook(self, name: str, module: nn.Module, tap: Tap | None) -> Any:
-        def forward_hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        def forward_hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             if not self.listening or not isinstance(output, Tensor):
-                return
+                return None
             inputs = first_argument(args, kwargs)
+            replaced = None
             if is_lookup(module):
+                if not output.requires_grad:
+                    replaced = output = starting_graph(output)
                 self.recorder.note_embedding(inputs, output)
             if isinstance(tap, LayerTap):
                 self.recorder.note_call(name, tap.rule, inputs)
@@ -174,6 +186,7 @@ class _Sketches:
                 watched, kept = tap.capture(inputs, output)
                 if watched.requires_grad:
                     watched.register_hook(lambda delta: self._on_gradient(tap, kept, delta))
+            return replaced
 
         return forward_hook
 

@@ -16,7 +16,7 @@ from mats.curvature.passes import Pass, passes
 from mats.curvature.per_example import ParameterSum, Use
 from mats.curvature.plan import CollectionPlan
 from mats.curvature.rules import EmbeddingRule, layer_rule
-from mats.curvature.sites import first_argument, is_lookup, tensor_identity
+from mats.curvature.sites import first_argument, is_lookup, starting_graph, tensor_identity
 from mats.curvature.taps import Tap, tap_of
 from mats.data.batch import Batch
 from mats.errors import InputsMismatch, WorkFailed
@@ -144,8 +144,7 @@ class BatchHooks:
             return None
         replaced = None
         if not output.requires_grad and output.is_floating_point():
-            # A leaf would forbid the model to change it in place, so the model gets a copy of it.
-            replaced = output = output.detach().requires_grad_(True).clone()
+            replaced = output = starting_graph(output)
         if hook.reads_gradient:
             self._watch(hook, frame, inputs, output, mask)
         return replaced

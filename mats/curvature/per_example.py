@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mats.store.records import Layout
 
-# Working memory for the gradients of a few examples at a time. A CPU is fastest when they stay in its cache (measured for
-# 256×256 to 768×3072 weights: 1.5 to 3 times faster than large batched products); a GPU wants few, large launches.
+# Working memory for the gradients of a few examples at a time. A CPU is fastest when they stay in its cache (measured
+# for 256×256 to 768×3072 weights: 1.5 to 3 times faster than large batched products); a GPU wants few, large launches.
 _CHUNK_BYTES = {"cpu": 128 * 2**10, "cuda": 64 * 2**20}
 
 

@@ -108,9 +108,7 @@ class _Planner:
         self.taps = {name: tap for name, module in self.modules.items() if (tap := tap_of(module)) is not None}
         self.chosen = {name: p for name, p in self.names.by_name.items() if settings.selects(name)}
         device = next(model.parameters()).device
-        self.examination: Examination = examine(
-            model, self.taps, list(self.chosen.values()), batch.to(device), settings
-        )
+        self.examination: Examination = examine(model, self.taps, self.chosen, batch.to(device), settings)
         self.uncovered: dict[str, str] = {}
         self.notes: dict[str, str] = {}
         self.items: list[Item] = []

@@ -39,8 +39,10 @@ class Call:
 class CallRecorder:
     """Notes every call of the layers that have a rule, in the order in which the model runs them."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, measured: frozenset[str]) -> None:
+        """Prepare for `batch`; a mask that does not fit is an error for the layers in `measured` only."""
         self.batch = batch
+        self.measured = measured
         self.calls: dict[str, list[Call]] = {}
         # Held until all calls are judged: the encoder runs before the decoder's ids are seen, and an address that is
         # used again would make two tensors look like one.
@@ -73,7 +75,7 @@ class CallRecorder:
 
     def _judge(self, name: str, rule: LayerRule, inputs: Tensor, identity: tuple[Any, ...]) -> Call:
         source = matching_ids(self.batch, inputs) if isinstance(rule, EmbeddingRule) else None
-        side = self._side(inputs, source)
+        side = self._side(name, inputs, source)
         if isinstance(rule, EmbeddingRule) and source is None and not self._one_id_per_token(inputs):
             problem: str | None = "its ids are not the batch's, so they cannot be told apart by example and padding"
         else:
@@ -91,30 +93,32 @@ class CallRecorder:
         try:
             rows_mask(name, leading, self.batch.size, mask, side)
         except ShapeMismatch as error:
-            if len(leading) > 1 and leading[0] == self.batch.size:
+            if name in self.measured and len(leading) > 1 and leading[0] == self.batch.size:
                 raise
             return str(error)
         return None
 
-    def _side(self, inputs: Tensor, source: str | None) -> Side:
+    def _side(self, name: str, inputs: Tensor, source: str | None) -> Side:
         if self.batch.target_mask is None:
             return "input"
         if source is not None:
             return "target" if source in _TARGET_IDS else "input"
         if self._roots:
             return "target" if inputs.grad_fn is not None and self._depends_on_target(inputs.grad_fn) else "input"
-        return self._side_by_length(inputs)
+        return self._side_by_length(name, inputs)
 
-    def _side_by_length(self, inputs: Tensor) -> Side:
+    def _side_by_length(self, name: str, inputs: Tensor) -> Side:
         """Last resort for a decoder whose ids were not seen to be embedded: lengths, if they differ."""
         target = self.batch.target_mask
         source = self.batch.input_mask
         assert target is not None
         if source is None or source.shape[1] != target.shape[1]:
             return "target" if inputs.dim() > 2 and inputs.shape[1] == target.shape[1] else "input"
+        if name not in self.measured:
+            return "input"  # nothing of it depends on a mask
         raise InputsMismatch(
-            f"encoder and decoder tokens cannot be told apart: both have {target.shape[1]} positions, and no embedding "
-            "was given decoder_input_ids; pad the inputs by one position"
+            f"site {name}: encoder and decoder tokens cannot be told apart: both have {target.shape[1]} positions, "
+            "and no embedding was given decoder_input_ids; pad the inputs by one position"
         )
 
     def _depends_on_target(self, node: Any) -> bool:
@@ -176,6 +180,11 @@ def first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     value = args[0] if args else next(iter(kwargs.values()))
     assert isinstance(value, Tensor)
     return value
+
+
+def starting_graph(output: Tensor) -> Tensor:
+    """`output` as the start of autograd's graph. A leaf could not be changed in place: the model gets a copy of it."""
+    return output.detach().requires_grad_(True).clone()
 
 
 def is_lookup(module: nn.Module) -> bool:

@@ -76,6 +76,12 @@ def test_draws_invert_the_cumulative_distribution(device: str) -> None:
     assert draw(logits, points).tolist() == [0, 0, 0, 2, 2, 3, 3]
 
 
+def test_what_has_no_probability_is_never_drawn(device: str) -> None:
+    logits = torch.tensor([-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf], device=device)
+    points = torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64, device=device)
+    assert draw(logits.expand(3, -1), points).tolist() == [1, 3, 3]
+
+
 def test_draws_follow_the_models_distribution() -> None:
     logits = torch.tensor([1.0, 0.0, -2.0, 3.0])
     points = uniforms(5, ["a"], 20000)[0]

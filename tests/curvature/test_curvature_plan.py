@@ -20,6 +20,7 @@ from curvature_models import (
 
 from mats.curvature import CollectionSettings, collect, plan_collection
 from mats.curvature.plan import Item, partitions
+from mats.errors import ShapeMismatch
 from mats.store.records import LayerRecord, SiteRecord
 
 GRAMS = CollectionSettings()
@@ -162,3 +163,31 @@ def test_partitions_fill_up_in_order() -> None:
     assert partitions(items, 7) == (("a", "b"), ("c", "d"))
     assert partitions(items, 5) == (("a",), ("b",), ("c",), ("d",))
     assert partitions([], 5) == ((),)
+
+
+def test_adapters_alone_need_no_lengths_that_differ() -> None:
+    """Only adapters are trainable here, so no weight gives the graph that tells encoder from decoder."""
+    model = tiny_ia3_t5()
+    batch = seq2seq_batch(4)
+    ids = batch.inputs["decoder_input_ids"]
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    inputs = dict(batch.inputs, input_ids=ids.clamp(max=20) + 1, attention_mask=mask.long())
+    square = replace(batch, inputs=inputs, input_mask=mask)
+    adapters = CollectionSettings(statistics=("diagonal", "block"), parameters=("*ia3_l*",))
+    assert len(plan_collection(model, square, adapters).parameters) == 16
+    crossing = "*decoder.block.1.layer.1.EncDecAttention.*.weight"
+    plan = plan_collection(model, square, replace(GRAMS, parameters=(crossing,)))
+    assert {layer.name.rpartition("EncDecAttention.")[2]: plan.sides[layer.name] for layer in plan.layers} == {
+        "q": ("target",),
+        "k.base_layer": ("input",),
+        "v.base_layer": ("input",),
+        "o": ("target",),
+    }
+
+
+def test_masks_of_layers_that_are_not_measured_do_not_matter() -> None:
+    batch = replace(seq2seq_batch(4), input_mask=torch.ones(4, 99, dtype=torch.bool))
+    plan_collection(tiny_t5(), batch, replace(GRAMS, parameters=("lm_head.weight",)))
+    plan_collection(tiny_t5(), batch, CollectionSettings(statistics=("diagonal",)))
+    with pytest.raises(ShapeMismatch, match="mask has 99 tokens, activations 8"):
+        plan_collection(tiny_t5(), batch, GRAMS)

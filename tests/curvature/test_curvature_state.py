@@ -225,3 +225,14 @@ def test_no_batches_is_an_error() -> None:
 def test_plans_survive_pickling() -> None:
     plan = plan_collection(tiny_bert(), classification_batch(3), EVERYTHING)
     assert pickle.loads(pickle.dumps(plan)) == plan
+
+
+def test_an_example_run_alone_is_named_when_its_loss_is_nan() -> None:
+    model = tiny_vit()
+    settings = CollectionSettings(statistics=("diagonal",), parameters=("vit.embeddings.cls_token",))
+    plan = plan_collection(model, image_batch(4), settings)
+    batch = image_batch(3, 4)
+    batch.inputs["pixel_values"][1, 0, 0, 0] = torch.nan
+    message = "the loss of example-5 is NaN or infinite in the batch of examples example-4"
+    with Collector(model, plan) as collector, pytest.raises(NonFiniteStatistic, match=message):
+        collector.add(batch)
