@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +26,17 @@ class Ended(NamedTuple):
     def value(self) -> Any:
         """Its JSON output."""
         return json.loads(self.out)
+
+
+def processor_seconds(*arguments: str, folder: Path | None = None, repeats: int = 3) -> float:
+    """Processor time of the program, the least of some runs: what it costs whatever else the machine is doing."""
+    costs = []
+    for _ in range(repeats):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "mats.cli", *arguments], capture_output=True, cwd=folder, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        costs.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(costs)
 
 
 def write_checkpoint(folder: Path, tensors: Tensors) -> Path:

@@ -8,12 +8,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from cli_files import processor_seconds
 
 from mats import errors
 from mats.cli import failures
@@ -182,12 +182,8 @@ def test_a_reader_that_goes_away_is_no_noise(tmp_path: Path) -> None:
 
 def test_an_unknown_key_fails_within_a_second(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("models: [{path: a}]\nweight: 1\nmerge: {method: dare-ties, anhcor: 1}\n")
-    times = []
-    for _ in range(3):
-        started = time.perf_counter()
-        result = run("check", "bad.yaml", folder=tmp_path)
-        times.append(time.perf_counter() - started)
-        assert result.returncode == 2
-        assert "it belongs to models.<name>.weight" in result.stderr
-        assert "did you mean 'ties'" in result.stderr
-    assert min(times) < 1.0, times
+    result = run("check", "bad.yaml", folder=tmp_path)
+    assert result.returncode == 2
+    assert "it belongs to models.<name>.weight" in result.stderr
+    assert "did you mean 'ties'" in result.stderr
+    assert processor_seconds("check", "bad.yaml", folder=tmp_path) < 1.0
