@@ -63,7 +63,9 @@ def test_missing_store(wanted: MergeRequest, tmp_path: Path) -> None:
 
 def test_other_architecture(wanted: MergeRequest, t5: Family) -> None:
     models = (*wanted.models, ModelInput("other", str(t5.models[0])))
-    refused(replace(wanted, models=models, method=AverageSettings()), InputsMismatch, 3, "is a t5, the base base a bert")
+    refused(
+        replace(wanted, models=models, method=AverageSettings()), InputsMismatch, 3, "is a t5, the base base a bert"
+    )
 
 
 def test_other_vocabulary(wanted: MergeRequest, bert: Family, tmp_path: Path) -> None:
