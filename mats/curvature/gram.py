@@ -14,6 +14,10 @@ from torch import Tensor
 # Below this many columns the call into SciPy costs more than it saves.
 _SYRK_COLUMNS = 96
 
+# Where padding is dropped before the product. Elsewhere it is set to zero: on a GPU, selecting rows would make the host
+# wait for their number.
+_SELECTING_DEVICES = frozenset({"cpu"})
+
 
 class Rows:
     """Rows to be summed: [examples, rows, d], which of them count, and how much each example counts."""
@@ -66,16 +70,12 @@ class GramSum:
         flat = rows.values.detach().flatten(0, 1)
         weights = rows.weights
         per_row = None if weights is None else weights[:, None].expand(rows.values.shape[:2]).flatten()
+        if self.homogeneous:
+            flat = torch.cat([flat, flat.new_ones(len(flat), 1)], dim=1)
         if rows.mask is not None:
             keep = rows.mask.flatten()
-            if flat.device.type == "cpu":
-                flat, per_row = flat[keep], None if per_row is None else per_row[keep]
-            else:  # a fixed shape: selecting rows would make the host wait for their number
-                flat = torch.where(keep[:, None], flat, torch.zeros((), dtype=flat.dtype, device=flat.device))
-        if self.homogeneous:
-            on_device = rows.mask is not None and flat.device.type != "cpu"
-            ones = rows.mask.flatten()[:, None] if on_device and rows.mask is not None else flat.new_ones(len(flat), 1)
-            flat = torch.cat([flat, ones.to(flat.dtype)], dim=1)
+            flat = _without_padding(flat, keep)
+            per_row = None if per_row is None else _without_padding(per_row, keep)
         return torch.stack([rows.tokens(), self._add_flat(flat, per_row, scaled)])
 
     def _add_flat(self, flat: Tensor, weights: Tensor | None, scaled: bool) -> Tensor:
@@ -103,6 +103,13 @@ class GramSum:
         lower = self.matrix.tril_()
         lower += lower.tril(-1).T
         return lower.cpu()
+
+
+def _without_padding(values: Tensor, keep: Tensor) -> Tensor:
+    """Rows [n, …] under `keep` [n], or all of them with the others set to zero, whatever they held."""
+    if values.device.type in _SELECTING_DEVICES:
+        return values[keep]
+    return torch.where(keep.reshape(-1, *[1] * (values.dim() - 1)), values, values.new_zeros(()))
 
 
 def add_outer_products_(matrix: Tensor, rows: Tensor) -> None:
