@@ -82,9 +82,14 @@ def exclusive(lock_path: Path) -> Iterator[None]:
 
     Raises:
         OutputExists: another process holds it.
+        WorkFailed: its folder cannot be made or written to.
     """
-    lock_path.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock_path, "a+b") as file:
+    try:
+        lock_path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(lock_path, "a+b")  # noqa: SIM115 (closed below; an error of opening is not one of the caller's work)
+    except OSError as error:
+        raise explain_os_error(error, lock_path.parent) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

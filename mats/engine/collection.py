@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mats import __version__
 from mats.checkpoints import Checkpoint, load_model, open_checkpoint, parameter_names
 from mats.curvature import CollectionPlan, Collector, plan_collection
 from mats.data import Batch, Example, load_processor, make_batches
@@ -31,7 +32,7 @@ from mats.engine.collection_request import (
 )
 from mats.engine.devices import resolve_device, resolve_dtype
 from mats.engine.memory import peak_memory
-from mats.errors import OutOfSpace, OutputExists, RequestError
+from mats.errors import OutOfSpace, OutputExists, RequestError, StoreCorrupt
 from mats.files import exclusive
 from mats.progress import Progress, Silent
 from mats.store import (
@@ -50,7 +51,7 @@ from mats.store.sources import InMemory, Joined, SourceParts, SumSource, join_sc
 __all__ = ["CollectionRequest", "SavePlan", "collection_folder", "plan_save_metadata", "save_metadata"]
 
 SAVING_SHARE = 0.1  # of the time at most goes into saving partial sums
-LIBRARIES = ("mats", "torch", "transformers", "safetensors")
+LIBRARIES = ("torch", "transformers", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -166,20 +167,28 @@ def _prepared(request: CollectionRequest) -> Iterator[tuple[Work, Checkpoint]]:
     """Open the checkpoint, read the examples, take both fingerprints."""
     with open_checkpoint(request.model, revision=request.revision) as checkpoint:
         examples = select_examples(request)
-        base_fingerprint = None
-        if request.base is not None:
-            with open_checkpoint(request.base) as base:
-                base_fingerprint = base.fingerprint()
+        base, base_fingerprint = _base_of(request, checkpoint), None
+        if base is not None:
+            with open_checkpoint(base) as below:
+                base_fingerprint = below.fingerprint()
         model = ModelIdentity(
             name=request.name,
             source=request.model,
             revision=request.revision,
             fingerprint=checkpoint.fingerprint(),
-            base=request.base,
+            base=base,
             base_fingerprint=base_fingerprint,
         )
         data = data_identity(request, examples)
         yield Work(request, collection_folder(request), model, data, tuple(examples)), checkpoint
+
+
+def _base_of(request: CollectionRequest, checkpoint: Checkpoint) -> str | None:
+    """The base asked for, or the one that an adapter names as its own."""
+    if request.base is not None or checkpoint.kind == "model":
+        return request.base
+    named = (checkpoint.config or {}).get("base_model_name_or_path")
+    return None if named is None else str(named)
 
 
 def _is_complete(work: Work) -> bool:
@@ -191,7 +200,10 @@ def _is_complete(work: Work) -> bool:
     """
     if not work.folder.exists() or work.request.overwrite:
         return False
-    found = open_store(work.folder).manifest
+    try:
+        found = open_store(work.folder).manifest
+    except StoreCorrupt as error:
+        raise StoreCorrupt(f"{error}; pass --overwrite to measure again") from error
     ours = (work.model.fingerprint, work.model.base_fingerprint, work.data.fingerprint)
     theirs = (found.model.fingerprint, found.model.base_fingerprint, found.data.fingerprint)
     if ours == theirs:
@@ -206,24 +218,31 @@ def _load(work: Work, checkpoint: Checkpoint) -> Loaded:
     """The model on its device, its batches, and the plan made from the first one."""
     request = work.request
     spec, device = request.dataset, resolve_device(request.device)
-    processor = load_processor(checkpoint.path, spec, fallback=request.base)
+    processor = load_processor(checkpoint.path, spec, fallback=work.model.base)
     batches = make_batches(work.examples, spec, processor, request.batch_size)
     module = load_model(
         checkpoint.path,
         spec.task,
-        base=request.base,
+        base=work.model.base,
         device=str(device),
         dtype=resolve_dtype(request.dtype),
         trust_remote_code=request.trust_remote_code,
     )
     names = parameter_names(module, checkpoint)
+    if not any(request.settings.selects(name) for name in names.values()):
+        raise _nothing_to_measure(request)
     plan = plan_collection(module, batches[0], request.effective_settings, names)
     if not plan.items:
-        raise RequestError(
-            f"{request.name}: nothing to measure: no parameter of it is chosen by the patterns "
-            f"{', '.join(request.settings.parameters)} and has a rule for {', '.join(request.settings.statistics)}"
-        )
+        raise _nothing_to_measure(request)
     return Loaded(module, batches, plan, _unheld(checkpoint, names, plan))
+
+
+def _nothing_to_measure(request: CollectionRequest) -> RequestError:
+    patterns, statistics = ", ".join(request.settings.parameters), ", ".join(request.settings.statistics)
+    return RequestError(
+        f"{request.name}: nothing to measure: no parameter of it that the patterns {patterns} choose has a rule for "
+        f"{statistics}; other patterns or statistics would be right"
+    )
 
 
 def _unheld(checkpoint: Checkpoint, names: Mapping[str, str], plan: CollectionPlan) -> dict[str, str]:
@@ -359,7 +378,11 @@ def _run_info(request: CollectionRequest, started: float, resumed_at: int) -> di
     device = resolve_device(request.device)
     on_gpu = device.type == "cuda"
     return {
-        "libraries": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        "libraries": {
+            "python": platform.python_version(),
+            "mats": __version__,
+            **{name: version(name) for name in LIBRARIES},
+        },
         "seconds": round(time.monotonic() - started, 3),
         "peak_memory_bytes": peak_memory(),
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated(device) if on_gpu else 0,

@@ -140,7 +140,7 @@ def read_manifest(path: Path) -> Manifest:
     except FileNotFoundError as error:
         raise StoreCorrupt(f"{path}: missing; a store without its manifest is incomplete") from error
     except (OSError, ValueError) as error:
-        raise StoreCorrupt(f"{path}: not readable as JSON ({error}); measure again with save-metadata") from error
+        raise StoreCorrupt(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(raw, dict):
         raise StoreCorrupt(f"{path}: holds a JSON {type(raw).__name__}, a manifest is an object")
     _check_version(path, raw)

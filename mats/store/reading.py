@@ -175,9 +175,9 @@ def open_store(folder: str | Path, *, verify: bool = False) -> MetadataStore:
         read_header(path / name)
         size = (path / name).stat().st_size
         if size != record.bytes:
-            raise StoreCorrupt(f"{path / name}: {size} bytes, the manifest says {record.bytes}; measure again")
+            raise StoreCorrupt(f"{path / name}: {size} bytes, the manifest says {record.bytes}")
         if verify and (found := checksum_file(path / name)) != record.checksum:
-            raise StoreCorrupt(f"{path / name}: checksum {found}, the manifest says {record.checksum}; measure again")
+            raise StoreCorrupt(f"{path / name}: checksum {found}, the manifest says {record.checksum}")
     return MetadataStore(path, manifest)
 
 

@@ -30,6 +30,7 @@ from mats.errors import (
     OutputExists,
     RequestError,
     StoreCorrupt,
+    WorkFailed,
 )
 from mats.files import exclusive
 from mats.store import add_stores, open_store, partial_folder, verify_store
@@ -151,7 +152,7 @@ def test_a_damaged_store_is_told(tmp_path):
     request = vit_request(tmp_path)
     folder = save_metadata(request)
     (folder / "manifest.json").unlink()
-    with pytest.raises(StoreCorrupt, match="without its manifest"):
+    with pytest.raises(StoreCorrupt, match=r"without its manifest.*pass --overwrite to measure again"):
         save_metadata(request)
     save_metadata(replace(request, overwrite=True))
     assert verify_store(folder) == []
@@ -250,6 +251,8 @@ def damaged(tmp_path, damage):
         request = replace(request, base=str(tmp_path / "absent"))
     elif damage == "device":
         request = replace(request, device="cuda:99")
+    elif damage == "patterns":
+        request = replace(request, settings=replace(ALL, parameters=("decoder.*",)))
     elif damage == "budget":
         request = replace(request, memory_budget=100)
     return request
@@ -276,6 +279,7 @@ def open_fold(request):
         ("base", RequestError, "absent"),
         ("device", RequestError, "cuda:99"),
         ("budget", OutOfSpace, "memory_budget"),
+        ("patterns", RequestError, r"nothing to measure: .*patterns decoder\.\*"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line_and_nothing_is_left(tmp_path, damage, error, message):
@@ -294,6 +298,27 @@ def test_two_runs_do_not_write_one_store(tmp_path):
         pytest.raises(OutputExists, match="another run is writing"),
     ):
         save_metadata(request)
+
+
+def test_a_root_that_is_a_file_is_told(tmp_path):
+    (tmp_path / "metadata").write_text("in the way")
+    with pytest.raises(WorkFailed, match=r"metadata/vit: (Not a directory|File exists)"):
+        save_metadata(vit_request(tmp_path))
+
+
+def test_what_of_the_checkpoint_the_model_does_not_show_is_named(tmp_path):
+    """A renaming that goes unnoticed would leave most of a model unmeasured."""
+    request = vit_request(tmp_path)
+    path = tmp_path / "vit" / "model.safetensors"
+    save_file({**load_file(path), "vit.extra.weight": torch.ones(3, 2)}, path, metadata={"format": "pt"})
+    progress = Recorder()
+    store = open_store(save_metadata(request, progress))
+    assert store.manifest.uncovered["vit.extra.weight"] == "no parameter of the loaded model holds it"
+    assert any("not measured: vit.extra.weight: no parameter" in note for note in progress.notes)
+    with open_checkpoint(tmp_path / "vit") as checkpoint:
+        rides_along = {layer.bias for layer in store.manifest.layers}
+        measured = {layer.weight for layer in store.manifest.layers} | rides_along
+        assert (measured | set(store.manifest.uncovered)) - {None} == set(checkpoint.tensors)
 
 
 def test_out_of_memory_is_one_line(tmp_path, monkeypatch):
