@@ -31,6 +31,9 @@ class TensorFile(Protocol):
     def load(self, name: str, start: int, out: Tensor) -> None:
         """Fill `out` (1-D, contiguous, CPU, the stored dtype) with the elements of `name` from index `start` on."""
 
+    def view(self, name: str) -> Tensor | None:
+        """The whole tensor in memory that nobody else writes to, got without a copy; None where that cannot be."""
+
     def close(self) -> None:
         """Release the file."""
 
@@ -86,10 +89,13 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         """
         info = self._info(name)
         floating = info.dtype.is_floating_point
-        target = torch.empty(info.shape, dtype=dtype if dtype and floating else info.dtype, device=device)
-        direct = target.dtype == info.dtype and target.device.type == "cpu"
+        wanted = dtype if dtype is not None and floating else info.dtype
+        direct = wanted == info.dtype and torch.device(device).type == "cpu"
+        mapped = self._view(name) if direct else None
+        target = torch.empty(info.shape, dtype=wanted, device=device) if mapped is None else mapped
         flat = target.view(-1)
-        for start, chunk in self._chunks(name, flat if direct else None):
+        chunks = self._chunks(name, flat if direct else None) if mapped is None else _parts(flat)
+        for start, chunk in chunks:
             if floating and not is_finite(chunk):
                 raise self._non_finite(name, start, chunk)
             if not direct:
@@ -163,6 +169,11 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
             raise InputsMismatch(f"{self.path}: no tensor named {name}{hint}")
         return self.tensors[name]
 
+    def _view(self, name: str) -> Tensor | None:
+        at = self._stored[name]
+        whole = at.file.view(at.name)
+        return None if whole is None else whole.view(at.shape)
+
     def _load(self, name: str, start: int, out: Tensor) -> None:
         at = self._stored[name]
         at.file.load(at.name, start, out)
@@ -184,3 +195,10 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
             f"{self._stored[name].file.path}: tensor {name} holds {float(chunk[first])} at flat index {start + first};"
             " expected finite weights"
         )
+
+
+def _parts(flat: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """(start, elements) of a tensor that is already in memory, in parts that fit a cache."""
+    step = max(1, CHUNK_BYTES // flat.element_size())
+    for start in range(0, flat.numel(), step):
+        yield start, flat[start : start + step]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mats.checkpoints.bytes import read_exactly
+from mats.checkpoints.bytes import map_privately, read_exactly
 from mats.checkpoints.tensors import TensorInfo
 from mats.errors import CheckpointCorrupt
 from mats.files import explain_os_error
@@ -56,6 +56,12 @@ class PickledFile:
             out.copy_(source)
         else:
             read_exactly(self._descriptor, self.path, name, out, offset)
+
+    def view(self, name: str) -> Tensor | None:
+        """The whole tensor, uncopied and private (see `map_privately`), or None where that cannot be done."""
+        tensor = self._tensors[name]
+        offset = self._file_offset(tensor) if tensor.is_contiguous() else None
+        return None if offset is None else map_privately(self._descriptor, self.path, self.infos[name], offset)
 
     def close(self) -> None:
         """Let go of the file and its mapping; closing twice is fine."""

@@ -1,7 +1,7 @@
 """Reading one safetensors file: a strict look at its header, then exact ranges of its bytes.
 
-Bytes are read with `preadv` straight into the destination. Mapping the file instead measured no faster, would count
-every page touched as memory of this process, and would kill it (SIGBUS) if the file shrank under it.
+Parts of a tensor are read with `preadv` straight into their destination; a whole tensor can be mapped instead. The
+file is never mapped as a whole and for good: every page touched would count as memory of this process to the end.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mats.checkpoints.bytes import read_exactly
+from mats.checkpoints.bytes import map_privately, read_exactly
 from mats.checkpoints.tensors import SAFETENSORS_DTYPES, TensorInfo
 from mats.errors import CheckpointCorrupt, RequestError
 from mats.files import explain_os_error
@@ -50,6 +50,11 @@ class SafetensorsFile:
         """Fill `out` (1-D, contiguous, CPU, the stored dtype) with the elements of `name` from index `start` on."""
         offset = self._data_start + self._offsets[name] + start * out.dtype.itemsize
         read_exactly(self._descriptor, self.path, name, out, offset)
+
+    def view(self, name: str) -> Tensor | None:
+        """The whole tensor, uncopied and private (see `map_privately`), or None where that cannot be done."""
+        offset = self._data_start + self._offsets[name]
+        return map_privately(self._descriptor, self.path, self.infos[name], offset)
 
     def close(self) -> None:
         """Close the file; closing twice is fine."""

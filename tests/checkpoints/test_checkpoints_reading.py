@@ -122,6 +122,34 @@ def test_a_single_bad_number_far_into_a_tensor_is_found(
             checkpoint.read("bad", dtype=torch.float64)
 
 
+@pytest.mark.parametrize("form", ["safetensors", "bin", "bin, old format"])
+def test_a_large_tensor_is_as_private_as_a_small_one(tmp_path: Path, form: str) -> None:
+    """Large ones are mapped, not copied; that must not show, neither in the file nor in another read."""
+    values = torch.randn(300, 1000)
+    folder = write(tmp_path / "model", form, {"w": values, "small": torch.ones(3)})
+    file = next(folder.iterdir())
+    before = file.read_bytes()
+    with open_checkpoint(folder) as checkpoint:
+        first = checkpoint.read("w")
+        assert first.is_contiguous()
+        first.mul_(0)
+        second = checkpoint.read("w")
+    assert torch.equal(second, values)  # it outlives the checkpoint, too
+    assert not first.any()
+    assert file.read_bytes() == before
+
+
+def test_where_mapping_is_refused_the_copy_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("unable to mmap")
+
+    values = torch.randn(300, 1000)
+    folder = write(tmp_path / "model", "safetensors", {"w": values})
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", refuse)
+    with open_checkpoint(folder) as checkpoint:
+        assert torch.equal(checkpoint.read("w"), values)
+
+
 def test_large_finite_values_whose_sum_overflows_are_finite(device: str) -> None:
     huge = torch.full((1000,), 3e38, device=device)
     assert not torch.isfinite(huge.sum())

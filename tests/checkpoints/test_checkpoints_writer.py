@@ -5,10 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
-import sys
+import resource
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from mats.checkpoints.layout import plan_layout
 from mats.checkpoints.partial import partial_folder
 from mats.errors import (
     InputsMismatch,
+    MatsError,
     NonFiniteWeights,
     OutOfSpace,
     OutputExists,
@@ -191,18 +191,28 @@ def test_an_existing_output_is_kept_until_the_new_one_is_complete(tmp_path: Path
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
+def in_a_child(action: Callable[[], None]) -> str:
+    """The message of the `MatsError` that `action` meets in a forked process; empty when it meets none."""
+    reading, writing = os.pipe()
+    process = os.fork()
+    if process == 0:
+        try:
+            action()
+        except MatsError as error:
+            os.write(writing, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    assert os.waitpid(process, 0)[1] == 0
+    with os.fdopen(reading, "rb") as pipe:
+        return pipe.read().decode()
+
+
 def test_two_writers_of_one_output(tmp_path: Path) -> None:
     content = {"w": torch.ones(2)}
     with CheckpointWriter(tmp_path / "out", infos(content), identity="x") as writer:
-        code = (
-            "import sys, torch; from pathlib import Path; from mats.checkpoints import CheckpointWriter, TensorInfo\n"
-            "CheckpointWriter(Path(sys.argv[1]), [TensorInfo('w', torch.float32, (2,))], identity='x')"
-        )
-        other = subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path / "out")], capture_output=True, text=True, check=False
-        )
-        assert other.returncode == 1
-        assert "another run is writing here" in other.stderr
+        message = in_a_child(lambda: write_all(tmp_path / "out", content))
+        assert "another run is writing here; wait for it or choose another output" in message
         writer.write("w", content["w"])
         writer.publish()
     assert files(tmp_path / "out")
@@ -322,21 +332,9 @@ def test_a_device_that_fills_up_midway_keeps_what_was_written(tmp_path: Path, mo
 
 
 def test_a_real_limit_of_file_size_is_one_clear_line(tmp_path: Path) -> None:
-    code = """
-import resource, sys, torch
-from pathlib import Path
-from mats.checkpoints import CheckpointWriter, TensorInfo
-from mats.errors import MatsError
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-try:
-    CheckpointWriter(Path(sys.argv[1]), [TensorInfo("w", torch.float32, (100_000,))], identity="x")
-except MatsError as error:
-    print(error)
-    sys.exit(error.exit_status)
-"""
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "out")], capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 1, run.stderr
-    assert "File too large" in run.stdout
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        write_all(tmp_path / "out", {"w": torch.ones(100_000)})
+
+    assert "File too large" in in_a_child(limited)
     assert not (tmp_path / "out").exists()
