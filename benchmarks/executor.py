@@ -6,9 +6,10 @@
 
 How it measures. Checkpoints are made first, by a process of their own. Every run is a fresh process that imports
 everything, then starts the clock: so times hold no imports, and peak memory (VmHWM) is that of this run alone. The
-floor reads the same input files (an average has no base) in 16 MiB pieces into one buffer and writes as many bytes as the output has, with
-fsync, which every merge does too. Floor and merges alternate; tables show medians. Files are in the page cache unless
-`--cold` drops them before each run. Results go to benchmarks/results/executor-<mode>.json with the environment.
+floor reads the same input files (an average has no base) in 16 MiB pieces into one buffer and writes as many bytes as
+the output has, with fsync, which every merge does too. Floors and merges take turns; tables show medians. Files are in
+the page cache unless `--cold` drops them before each run. Results go to benchmarks/results/executor-<mode>.json with
+the environment. Run it on an idle machine: threads that wait for each other suffer most from company.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ def _picture(picture: str | None) -> str:
 def _layers(report: Report) -> str:
     if not report["layers"]:
         return ""
-    reasons = ", ".join(f"{escape(reason)} {whole(count)}" for reason, count in stop_reasons(report))
+    reasons = ", ".join(f"{escape(reason.replace('_', ' '))} {whole(count)}" for reason, count in stop_reasons(report))
     note = f"<p class=soft>Reasons to stop: {reasons}.</p>" if reasons else ""
     filter_box = '<input type=search data-table=layers placeholder="filter: attention kfac" aria-label="filter layers">'
     table = html_table(layer_columns(report), layer_rows(report), name="layers", tall=True)
