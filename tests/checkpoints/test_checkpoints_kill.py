@@ -108,13 +108,13 @@ def test_the_kill_can_be_any_system_call(tmp_path: Path, expected: dict[str, byt
         assert [entry.name for entry in output.parent.iterdir()] == ["out"]
         resumed_to_the_same += 1
     assert code == 0
-    assert resumed_to_the_same > 40
+    assert resumed_to_the_same > 35
 
 
 def test_killed_again_and_again(tmp_path: Path, expected: dict[str, bytes]) -> None:
     output = tmp_path / "out"
     deaths = 0
-    while run(output, 22) != 0:  # each run advances by a few tensors and dies
+    while run(output, 15) != 0:  # each run advances by a few tensors and dies
         assert not output.exists() or files(output) == expected
         deaths += 1
         assert deaths < 50
@@ -134,7 +134,7 @@ def test_killed_while_replacing_an_older_output(tmp_path: Path, expected: dict[s
             assert files(output) in ({"model.safetensors": b"old"}, expected)
         assert run(output, overwrite=True) == 0
         assert files(output) == expected
-    assert kill_at > 40
+    assert kill_at > 35
 
 
 def test_what_a_kill_after_the_rename_leaves_is_cleared_by_the_refusal(tmp_path: Path) -> None:
