@@ -11,7 +11,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from mats import __version__
 from mats.checkpoints import Checkpoint, load_model, open_checkpoint, parameter_names
 from mats.curvature import CollectionPlan, Collector, plan_collection
 from mats.data import Batch, Example, load_processor, make_batches
+from mats.engine.collection_pace import Pace
+from mats.engine.collection_plan import SavePlan
 from mats.engine.collection_request import (
     CollectionRequest,
     collection_folder,
@@ -50,8 +51,7 @@ from mats.store.sources import InMemory, Joined, SourceParts, SumSource, join_sc
 
 __all__ = ["CollectionRequest", "SavePlan", "collection_folder", "plan_save_metadata", "save_metadata"]
 
-SAVING_SHARE = 0.1  # of the time at most goes into saving partial sums
-LIBRARIES = ("torch", "transformers", "safetensors")
+LIBRARIES = ("mats", "torch", "transformers", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -73,49 +73,6 @@ class Loaded:
     batches: Sequence[Batch]
     plan: CollectionPlan
     unheld: dict[str, str]
-
-
-@dataclass(frozen=True)
-class SavePlan:
-    """What `save_metadata` would do.
-
-    Attributes:
-        folder: Where the store goes.
-        state: `complete` (nothing to do), `resume` (partial sums are there) or `new`.
-        examples: Number of examples.
-        batches: Forward passes per pass over the data.
-        collection: Sites, layers, parameters, bytes and passes; None where nothing is to be done.
-        uncovered: Name in the checkpoint to the reason why nothing is measured for it.
-    """
-
-    folder: Path
-    state: str
-    examples: int
-    batches: int
-    collection: CollectionPlan | None
-    uncovered: Mapping[str, str] = field(default_factory=dict)
-
-    def lines(self) -> list[str]:
-        """The plan in words, a line each."""
-        if self.collection is None:
-            return [f"{self.folder}: complete, measured on these weights and examples; nothing to do"]
-        plan = self.collection
-        lines = [
-            f"{self.folder}: {self.examples} examples in {self.batches} batches, "
-            f"{len(plan.layers)} layers at {len(plan.sites)} sites, {len(plan.parameters)} vector parameters",
-            f"sums take {plan.bytes:,} bytes; passes over the data: {len(plan.partitions)}",
-        ]
-        lines += [f"left out: {names}: {reason}" for reason, names in _by_reason(plan.notes)]
-        return lines + [f"not measured: {names}: {reason}" for reason, names in _by_reason(self.uncovered)]
-
-
-def _by_reason(reasons: Mapping[str, str], shown: int = 3) -> list[tuple[str, str]]:
-    """(reason, names) with at most `shown` names spelled out; the manifest lists all."""
-    grouped: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        grouped.setdefault(reason, []).append(name)
-    more = {reason: f" and {len(names) - shown} more" for reason, names in grouped.items() if len(names) > shown}
-    return [(reason, ", ".join(names[:shown]) + more.get(reason, "")) for reason, names in grouped.items()]
 
 
 def plan_save_metadata(request: CollectionRequest) -> SavePlan:
@@ -290,7 +247,7 @@ def _one_pass(work: Work, loaded: Loaded, partition: int, progress: Progress, *,
     progress.start(f"measuring {work.model.name} on {work.data.name}{of}", total)
     with Collector(loaded.module, loaded.plan, partition) as collector:
         first = _go_on(collector, partial, identity, progress)
-        pace = _Pace(work.request)
+        pace = Pace(work.request)
         for done in range(first + 1, total + 1):
             collector.add(loaded.batches[done - 1])
             progress.advance()
@@ -311,33 +268,6 @@ def _go_on(collector: Collector, partial: PartialSums, identity: Mapping[str, An
         progress.advance(found.batches_done)
         collector.load(found.sums)
     return found.batches_done
-
-
-class _Pace:
-    """When partial sums are saved: by batches or by the clock, never so often that saving costs more than its share."""
-
-    def __init__(self, request: CollectionRequest) -> None:
-        self._batches = request.checkpoint_batches
-        self._wait = self._seconds = request.checkpoint_seconds
-        self._since = time.monotonic()
-
-    def due(self, done: int, *, last: bool, keep: bool) -> bool:
-        """Whether to save after batch `done`; the end of a pass is saved only where its sums must wait (`keep`)."""
-        if last:
-            return keep
-        if self._batches is not None:
-            return done % self._batches == 0
-        return time.monotonic() - self._since >= self._wait
-
-    def saving(self) -> None:
-        """Saving begins."""
-        self._since = time.monotonic()
-
-    def saved(self) -> None:
-        """Saving has ended; a long one makes the next one later."""
-        now = time.monotonic()
-        self._wait = max(self._seconds, (now - self._since) / SAVING_SHARE)
-        self._since = now
 
 
 def _identity(work: Work, loaded: Loaded, partition: int) -> dict[str, Any]:
@@ -380,7 +310,6 @@ def _run_info(request: CollectionRequest, started: float, resumed_at: int) -> di
     return {
         "libraries": {
             "python": platform.python_version(),
-            "mats": __version__,
             **{name: version(name) for name in LIBRARIES},
         },
         "seconds": round(time.monotonic() - started, 3),

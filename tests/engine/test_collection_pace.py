@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+from collection_cases import vit_request
+
+from mats.engine.collection_pace import Pace
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("mats.engine.collection_pace.time", clock)
+    return clock
+
+
+def test_by_the_clock(tmp_path, clock):
+    pace = Pace(vit_request(tmp_path, checkpoint_seconds=60.0))
+    clock.now += 59
+    assert not pace.due(5, last=False, keep=False)
+    clock.now += 1
+    assert pace.due(6, last=False, keep=False)
+
+
+def test_a_slow_save_makes_the_next_one_later(tmp_path, clock):
+    pace = Pace(vit_request(tmp_path, checkpoint_seconds=60.0))
+    pace.saving()
+    clock.now += 30
+    pace.saved()
+    clock.now += 299
+    assert not pace.due(7, last=False, keep=False)
+    clock.now += 1
+    assert pace.due(8, last=False, keep=False)
+
+
+def test_by_batches_the_clock_has_no_say(tmp_path, clock):
+    pace = Pace(vit_request(tmp_path, checkpoint_batches=3))
+    clock.now += 10_000
+    assert [pace.due(done, last=False, keep=False) for done in range(1, 7)] == [False, False, True] * 2
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_end_of_a_pass_is_saved_where_its_sums_must_wait(tmp_path, clock, keep):
+    clock.now += 10_000
+    assert Pace(vit_request(tmp_path)).due(4, last=True, keep=keep) == keep
