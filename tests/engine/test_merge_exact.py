@@ -26,14 +26,14 @@ WEIGHTS = (1.0, 2.5, 0.5)
 EXACT = SolverChoice(name="auto", tolerance=1e-7, max_iterations=2000, precision="float64")
 
 
-def run(family: Family, output: Path, method, **options):
+def run(family: Family, output: Path, method, device="cpu", **options):
     weights = WEIGHTS[: len(family.models)]
     request = MergeRequest(
         base=str(family.base),
         models=family.inputs(weights=weights),
         method=method,
         output=output,
-        device="cpu",
+        device=device,
         **options,
     )
     result = merge(request)
@@ -103,8 +103,8 @@ def test_average_is_the_weighted_mean(bert: Family, tmp_path: Path) -> None:
     "layer",
     ["bert.encoder.layer.0.attention.self.key", "bert.encoder.layer.1.output.dense", "bert.pooler.dense", "classifier"],
 )
-def test_kfac_layers_equal_the_dense_solve(bert: Family, tmp_path: Path, layer: str) -> None:
-    merged, report = run(bert, tmp_path / "out", MatsSettings(solver=EXACT))
+def test_kfac_layers_equal_the_dense_solve(bert: Family, tmp_path: Path, layer: str, device: str) -> None:
+    merged, report = run(bert, tmp_path / "out", MatsSettings(solver=EXACT), device)
     record = bert.raw[0].layers[layer]
     found = joined(merged, record.weight, record.bias)
     assert difference(found, expected_layer(bert, layer, 0.1, from_task_arithmetic)) < 1e-5
@@ -114,9 +114,9 @@ def test_kfac_layers_equal_the_dense_solve(bert: Family, tmp_path: Path, layer: 
     assert entry(report, record.weight)["converged"] is True
 
 
-def test_regmean_equals_the_dense_solve(bert: Family, tmp_path: Path) -> None:
+def test_regmean_equals_the_dense_solve(bert: Family, tmp_path: Path, device: str) -> None:
     layer = "bert.encoder.layer.1.attention.self.value"
-    merged, report = run(bert, tmp_path / "out", RegMeanSettings(anchor=0.01))
+    merged, report = run(bert, tmp_path / "out", RegMeanSettings(anchor=0.01), device)
     record = bert.raw[0].layers[layer]
     found = joined(merged, record.weight, record.bias)
     assert difference(found, expected_layer(bert, layer, 0.01, from_average, rule="input_gram")) < 1e-5
