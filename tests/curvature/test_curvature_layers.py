@@ -162,7 +162,7 @@ def test_layers_that_read_one_tensor_share_a_site() -> None:
         sums.tensors["input_gram/body.k"]
 
 
-def test_a_tensor_changed_in_place_is_another_site() -> None:
+def test_a_copy_of_a_tensor_is_another_site() -> None:
     class Changing(nn.Module):
         def __init__(self) -> None:
             super().__init__()

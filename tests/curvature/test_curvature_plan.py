@@ -20,6 +20,7 @@ from curvature_models import (
 
 from mats.curvature import CollectionSettings, collect, plan_collection
 from mats.curvature.plan import Item, partitions
+from mats.curvature.sites import tensor_identity
 from mats.errors import ShapeMismatch
 from mats.store.records import LayerRecord, SiteRecord
 
@@ -191,3 +192,13 @@ def test_masks_of_layers_that_are_not_measured_do_not_matter() -> None:
     plan_collection(tiny_t5(), batch, CollectionSettings(statistics=("diagonal",)))
     with pytest.raises(ShapeMismatch, match="mask has 99 tokens, activations 8"):
         plan_collection(tiny_t5(), batch, GRAMS)
+
+
+def test_a_tensor_changed_in_place_is_no_longer_the_same_input() -> None:
+    values = torch.zeros(4, 3)
+    before = tensor_identity(values)
+    assert tensor_identity(values.detach()) == before
+    assert tensor_identity(values.T) != before
+    assert tensor_identity(values.clone()) != before
+    values.add_(1)
+    assert tensor_identity(values) != before
