@@ -70,6 +70,26 @@ def llama(tied: bool, seed: int = 0) -> nn.Module:
     return LlamaForCausalLM(config).eval()
 
 
+def vit(seed: int = 0) -> nn.Module:
+    """Its names in memory differ from those in files, since transformers 5."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(seed)
+    config = ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        image_size=8,
+        patch_size=4,
+        num_channels=1,
+        num_labels=3,
+    )
+    model = ViTForImageClassification(config).eval()
+    nn.init.normal_(model.vit.embeddings.cls_token)  # zeros as made, and constants are evidence of nothing
+    return model
+
+
 def with_own_head(model: nn.Module) -> nn.Module:
     """Untie the output head by giving it other values, whatever the config says."""
     model.lm_head.weight = nn.Parameter(torch.randn_like(model.lm_head.weight))
@@ -78,6 +98,9 @@ def with_own_head(model: nn.Module) -> nn.Module:
 
 def logits(model: nn.Module) -> Tensor:
     """On fixed inputs; the model decides which it takes."""
+    if model.config.model_type == "vit":
+        with torch.no_grad():
+            return model(torch.arange(128.0).reshape(2, 1, 8, 8) / 64 - 1).logits
     ids = torch.arange(2, 14).reshape(2, 6)
     with torch.no_grad():
         if model.config.is_encoder_decoder:

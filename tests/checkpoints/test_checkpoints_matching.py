@@ -178,6 +178,19 @@ def test_a_head_trained_apart_is_taken_apart_in_a_tied_base(tmp_path: Path) -> N
     assert loaded.encoder.embed_tokens.weight is loaded.shared.weight
 
 
+def test_a_lone_file_may_use_the_names_in_files_or_those_in_memory(tmp_path: Path) -> None:
+    """They differ for ViT, since transformers 5."""
+    tiny.vit().save_pretrained(tmp_path / "base")
+    trained = tiny.vit(seed=5)
+    trained.save_pretrained(tmp_path / "trained")
+    with open_checkpoint(tmp_path / "trained") as checkpoint:
+        in_files = {name: checkpoint.read(name) for name in checkpoint.tensors}
+    for spelling, state in (("files", in_files), ("memory", trained.state_dict())):
+        torch.save(state, tmp_path / f"{spelling}.pt")
+        loaded = load_model(tmp_path / f"{spelling}.pt", "image_classification", base=tmp_path / "base")
+        torch.testing.assert_close(tiny.logits(loaded), tiny.logits(trained))
+
+
 def test_a_lone_file_that_does_not_fit_its_base(tmp_path: Path) -> None:
     tiny.t5(tied=False).save_pretrained(tmp_path / "base")
     torch.save({"encoder.final_layer_norm.wight": torch.ones(16)}, tmp_path / "odd.pt")

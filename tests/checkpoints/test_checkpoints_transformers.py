@@ -27,6 +27,7 @@ MODELS: dict[str, tuple[Callable[..., nn.Module], str]] = {
     "t5 tied": (partial(tiny.t5, True), "text_to_text"),
     "t5 untied": (partial(tiny.t5, False), "text_to_text"),
     "bert": (tiny.bert, "text_classification"),
+    "vit": (tiny.vit, "image_classification"),
     "gpt2 tied": (partial(tiny.gpt2, True), "language_modeling"),
     "gpt2 untied": (partial(tiny.gpt2, False), "language_modeling"),
     "llama tied": (partial(tiny.llama, True), "language_modeling"),
