@@ -7,7 +7,7 @@ prevented. So the residual is recomputed in float64, and systems that are not th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -41,6 +41,7 @@ class IterativeSolver:
     settings: SolverSettings
     basis: JointBasis | None
     cutoff: float
+    _cast: dict[torch.dtype, Quadratic] = field(default_factory=dict, init=False, repr=False)
 
     def solve(self, shift: Tensor, start: Tensor | None = None) -> Outcome:
         """Δ at ν = shift [L], beginning at `start` [L, out, in] (None: at 0)."""
@@ -82,13 +83,11 @@ class IterativeSolver:
     ) -> Iterates:
         """Conjugate gradients for the residual equation of some systems, scaled to a right-hand side of norm 1."""
         settings, problem, basis = self.settings, self.problem, self.basis
-        quadratic: Quadratic = problem.quadratic
+        quadratic = self._in_dtype(arithmetic.products)
         if len(index) < problem.systems:
             quadratic = quadratic.select(index)
             basis = None if basis is None else basis.select(index)
-        system = make_system(
-            quadratic.to(dtype=arithmetic.products), problem.scale[index], outcome.shift[index], arithmetic.state
-        )
+        system = make_system(quadratic, problem.scale[index], outcome.shift[index], arithmetic.state)
         preconditioner = None if basis is None else make_preconditioner(basis, outcome.shift[index], self.cutoff)
         norm = norms(residual)
         norm = torch.where(norm > 0, norm, 1.0)
@@ -108,6 +107,13 @@ class IterativeSolver:
         unit = torch.where(scale > 0, norm / scale, 0.0)[:, None, None]
         snapshots = {iteration: X.to(torch.float64) * unit for iteration, X in iterates.snapshots.items()}
         return replace(iterates, X=iterates.X.to(torch.float64) * unit, snapshots=snapshots)
+
+    def _in_dtype(self, dtype: torch.dtype) -> Quadratic:
+        """The quadratic in the dtype of the products; the last one is kept, so that refinement casts it once."""
+        if dtype not in self._cast:
+            self._cast.clear()
+            self._cast[dtype] = self.problem.quadratic.to(dtype=dtype)
+        return self._cast[dtype]
 
     def _take(
         self,
