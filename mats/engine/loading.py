@@ -13,6 +13,7 @@ from mats.engine.coverage import StoreIndex, Term
 from mats.engine.inputs import MergeInputs
 from mats.engine.layout import from_canonical, to_canonical
 from mats.engine.plan import Group, System
+from mats.engine.streaming import base_tensor
 from mats.errors import ShapeMismatch
 from mats.methods.elementwise import ElementwiseMerge
 from mats.methods.grams import GramSums, block_matrix, fisher_diagonal, kronecker_factors, leading_block
@@ -87,7 +88,7 @@ class GroupLoader:
         merge = self.start_of(system)
         parts = []
         for place, name in enumerate(system.names):
-            base = None if self.inputs.base is None else self.inputs.read_base(name)
+            base = base_tensor(self.inputs, system.settings.init, name)
             copies = (self._stored_form(system, target, place).to("cpu", copy=True) for target in targets)
             parts.append(merge.merge(name, base, copies))
         return to_canonical(parts[0], system.layout, parts[1] if len(parts) > 1 else None)

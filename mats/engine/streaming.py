@@ -53,22 +53,22 @@ class ElementwisePool:
             merge = elementwise(settings, self._weights)
             merge.prepare(self._inputs.read, self._inputs.read_base, names, self._progress, sampler=self._inputs)
             if start and merge.restarts:
-                self._see_everything(merge, names)
+                self._see_everything(settings, merge, names)
             self._ready[settings, start] = merge
         return self._ready[settings, start]
 
-    def _see_everything(self, merge: ElementwiseMerge, names: Sequence[str]) -> None:
+    def _see_everything(self, settings: ElementwiseSettings, merge: ElementwiseMerge, names: Sequence[str]) -> None:
         """Merge once for the tally alone, so that every later answer is the final one."""
         self._progress.start(f"looking at all tensors for the {type(merge).__name__} start", len(names))
         for name in names:
-            merge.merge(name, base_tensor(self._inputs, name), self._inputs.read_all(name))
+            merge.merge(name, base_tensor(self._inputs, settings, name), self._inputs.read_all(name))
             self._progress.advance()
         merge.deferred()
 
 
-def base_tensor(inputs: MergeInputs, name: str) -> Tensor | None:
-    """The base's tensor, or None where there is no base."""
-    return None if inputs.base is None else inputs.read_base(name)
+def base_tensor(inputs: MergeInputs, settings: ElementwiseSettings, name: str) -> Tensor | None:
+    """The base's tensor for a method that needs it; reading it for others would be for nothing."""
+    return inputs.read_base(name) if settings.needs_base else None
 
 
 def stream_tensors(
@@ -104,10 +104,11 @@ def _pending(
 
 
 def _merge_one(inputs: MergeInputs, part: Streamed, merge: ElementwiseMerge | None, writer: CheckpointWriter) -> None:
-    if merge is None:
+    if merge is None or part.settings is None:
         merged = inputs.reference.read(part.name)
     else:
-        merged = merge.merge(part.name, base_tensor(inputs, part.name), inputs.read_all(part.name))
+        base = base_tensor(inputs, part.settings, part.name)
+        merged = merge.merge(part.name, base, inputs.read_all(part.name))
     put(inputs, writer, part.name, merged, note=_entry(inputs, part, merged))
 
 

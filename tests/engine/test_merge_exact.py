@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import engine_oracle
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from engine_families import Family
+from safetensors.torch import load_file, save_file
 
 from mats.checkpoints import open_checkpoint
 from mats.engine import MergeRequest, Rule, merge
@@ -192,6 +195,20 @@ def test_a_tied_matrix_carries_both_terms(gpt2: Family, tmp_path: Path) -> None:
     dropped = engine_oracle.anchored(heads, targets, start, WEIGHTS[:2], 0.1)
     assert difference(merged[name].numpy(), dropped) > 1e-3
     assert entry(report, name)["rule"] == "kfac"
+
+
+def test_a_base_that_stores_a_tied_tensor_twice(gpt2: Family, tmp_path: Path) -> None:
+    """The output stores it twice as well, equal, and solved with both terms, as when it is stored once."""
+    once, _ = run(gpt2, tmp_path / "once", MatsSettings())
+    shutil.copytree(gpt2.base, tmp_path / "base")
+    state = load_file(tmp_path / "base" / "model.safetensors")
+    state["lm_head.weight"] = state["transformer.wte.weight"].clone()
+    save_file(state, tmp_path / "base" / "model.safetensors")
+    twice, report = run(replace(gpt2, base=tmp_path / "base"), tmp_path / "twice", MatsSettings())
+    assert torch.equal(twice["lm_head.weight"], twice["transformer.wte.weight"])
+    torch.testing.assert_close(twice["transformer.wte.weight"], once["transformer.wte.weight"])
+    assert report["tied"] == [["lm_head.weight", "transformer.wte.weight"]]
+    assert report["parameters"]["total"] == sum(tensor.numel() for tensor in once.values())
 
 
 def test_convolution(vit: Family, tmp_path: Path) -> None:
