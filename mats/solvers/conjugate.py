@@ -141,20 +141,21 @@ class _Batch:
         final.state.index_copy_(0, self.index, self.state)
 
     def drop_stopped(self, final: Iterates) -> bool:
-        """Let the host look; shrink the batch once half of it has stopped. False when nothing runs any more.
+        """Let the host look, and shrink the batch to what still runs. False when nothing does.
 
-        Shrinking copies the remaining factors (a slice, where they lie together, does not), so it waits for half.
+        A slice of the factors costs nothing, so stopped systems at either end leave at once. Those in between leave
+        once they are half of what remains: only then is it worth a copy of the other half.
         """
         running = [position for position, state in enumerate(self.state.tolist()) if state == RUNNING]
         if not running:
             return False
-        if 2 * len(running) > len(self.index):
+        span = running[-1] + 1 - running[0]
+        kept: Tensor | slice = slice(running[0], running[-1] + 1)
+        if 2 * len(running) <= span:
+            kept = torch.tensor(running, device=self.index.device)
+        elif span == len(self.index):
             return True
         self.store(final)
-        together = running[-1] - running[0] + 1 == len(running)
-        kept: Tensor | slice = slice(running[0], running[-1] + 1)
-        if not together:
-            kept = torch.tensor(running, device=self.index.device)
         self.system = self.system.select(kept)
         self.preconditioner = None if self.preconditioner is None else self.preconditioner.select(kept)
         for name in ("index", "tolerance", "budget", "X", "R", "P", "rz", "best", "waited", "iterations", "state"):

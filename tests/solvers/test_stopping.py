@@ -18,7 +18,9 @@ from mats.solvers.conjugate import (
     CONVERGED,
     NO_CURVATURE,
     OUT_OF_ITERATIONS,
+    RUNNING,
     STAGNATED,
+    Iterates,
     Limits,
     _Batch,
     conjugate_gradients,
@@ -202,3 +204,32 @@ def test_every_reason_has_a_sentence() -> None:
         StopReason.CLOSED_FORM,
         StopReason.NOTHING_TO_DO,
     }
+
+
+def test_stopped_systems_leave_the_batch() -> None:
+    """At the ends by slicing, which copies no factor; from the middle once they are half of what remains."""
+    quadratic = KroneckerQuadratic(None, torch.eye(3).repeat(1, 6, 1, 1), shape=(6, 2, 3))
+    ones = torch.ones(6, 1, 1)
+    limits = Limits(torch.zeros(6), torch.full((6,), 9))
+    batch = _Batch(System(quadratic, ones, ones), torch.ones(6, 2, 3), None, limits)
+    whole = Iterates(torch.zeros(6, 2, 3), torch.zeros(6, dtype=torch.int64), torch.zeros(6, dtype=torch.int64), {})
+
+    def left() -> list[int]:
+        assert batch.drop_stopped(whole)
+        return [int(i) for i in batch.index]
+
+    assert left() == [0, 1, 2, 3, 4, 5]
+    batch.state[2] = CONVERGED
+    assert left() == [0, 1, 2, 3, 4, 5]
+    batch.state[0] = STAGNATED
+    assert left() == [1, 2, 3, 4, 5]
+    part = batch.system.quadratic
+    assert isinstance(part, KroneckerQuadratic)
+    assert part.right is not None
+    assert quadratic.right is not None
+    assert part.right.data_ptr() == quadratic.right[:, 1].data_ptr()
+    batch.state[2:4] = CONVERGED  # systems 3 and 4
+    assert left() == [1, 5]
+    assert whole.state.tolist() == [STAGNATED, RUNNING, CONVERGED, CONVERGED, CONVERGED, RUNNING]
+    batch.state[:] = CONVERGED
+    assert not batch.drop_stopped(whole)
