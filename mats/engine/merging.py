@@ -22,6 +22,7 @@ from mats.engine.solving import solve_groups, unconverged
 from mats.engine.streaming import ElementwisePool, stream_tensors
 from mats.errors import (
     CheckpointCorrupt,
+    FingerprintMismatch,
     InputsMismatch,
     NonFiniteStatistic,
     NonFiniteWeights,
@@ -106,7 +107,27 @@ def check_fingerprints(inputs: MergeInputs, progress: Progress) -> dict[str, str
         found[name] = inputs.models[index].fingerprint()
         inputs.store(index).check_model(found[name], name)
         progress.advance()
+    if inputs.kind == "ia3" and found:
+        _check_adapters_base(inputs)
     return found
+
+
+def _check_adapters_base(inputs: MergeInputs) -> None:
+    """An adapter's curvature is that of the model under it too: one base for all stores, and the one that was given."""
+    expected, source = None, ""
+    if inputs.given_base is not None:
+        expected, source = inputs.given_base.fingerprint(), f"the base {inputs.request.base}"
+    for index in inputs.opened_stores:
+        name, measured = inputs.request.models[index].name, inputs.store(index).manifest.model
+        if measured.base_fingerprint is None:
+            continue
+        if expected is None:
+            expected, source = measured.base_fingerprint, f"the base under {name}, {measured.base}"
+        if measured.base_fingerprint != expected:
+            raise FingerprintMismatch(
+                f"{inputs.store(index).path}: {name} was measured on the base {measured.base} "
+                f"({measured.base_fingerprint}), not on {source} ({expected}); run save-metadata on that base"
+            )
 
 
 def _open_writer(inputs: MergeInputs, plan: MergePlan) -> CheckpointWriter:

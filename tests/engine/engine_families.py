@@ -194,12 +194,19 @@ def draw_store(
     return raw, parameters, uncovered
 
 
-def write_raw(folder: Path, raw: RawStore, model_path: Path, parameters: list[str], **estimator: object) -> None:
+def write_raw(
+    folder: Path,
+    raw: RawStore,
+    model_path: Path,
+    parameters: list[str],
+    base: tuple[str, ...] = (),
+    **estimator: object,
+) -> None:
     """Write `raw` as a store measured on the checkpoint at `model_path`."""
     with open_checkpoint(model_path) as checkpoint:
         fingerprint = checkpoint.fingerprint()
     manifest = Manifest(
-        model=ModelIdentity(model_path.name, str(model_path), None, fingerprint),
+        model=ModelIdentity(model_path.name, str(model_path), None, fingerprint, *base),
         data=DataIdentity("random", "validation", None, {}),
         estimator={"labels": "empirical", "loss": "mean", "homogeneous": True, **estimator},
         examples=raw.examples,

@@ -11,7 +11,7 @@ from engine_families import RawStore, make_model, save, write_raw
 
 from mats.checkpoints import load_model, open_checkpoint
 from mats.engine import MergeRequest, ModelInput, merge, plan_merge
-from mats.errors import RequestError
+from mats.errors import FingerprintMismatch, RequestError
 from mats.methods import MatsSettings, SolverChoice, TaskArithmeticSettings
 from mats.methods.published import published_settings
 from mats.store import Sums
@@ -39,7 +39,7 @@ def make_adapters(root: Path, count: int = 3) -> list[Path]:
     return folders
 
 
-def measure(root: Path, adapter: Path, seed: int) -> Path:
+def measure(root: Path, adapter: Path, seed: int, base: tuple[str, ...] = ()) -> Path:
     """Random per-example gradients of every vector, summed into blocks."""
     generator = torch.Generator().manual_seed(seed)
     raw = RawStore(7 + seed, Sums())
@@ -50,7 +50,7 @@ def measure(root: Path, adapter: Path, seed: int) -> Path:
             raw.sums.tensors[f"block/{name}"] = rows.T @ rows
     raw.sums.example_ids = [f"{seed}-{i}" for i in range(raw.examples)]
     folder = root / f"store-{adapter.name}"
-    write_raw(folder, raw, adapter, names)
+    write_raw(folder, raw, adapter, names, base)
     return folder
 
 
@@ -81,6 +81,19 @@ def test_block_fisher_of_adapters(tmp_path: Path) -> None:
             assert abs(found - expected).max() < 1e-5
             assert abs(found - start).max() > 1e-3
     _changes_the_logits(tmp_path / "out", tmp_path / "base")
+
+
+def test_adapters_measured_on_another_base_are_refused(tmp_path: Path) -> None:
+    adapters = make_adapters(tmp_path, 2)
+    bases = [("base", "xxh3_128:" + digit * 32) for digit in "12"]
+    stores = [measure(tmp_path, adapter, i, bases[i]) for i, adapter in enumerate(adapters)]
+    models = tuple(
+        ModelInput(f"task{i}", str(a), 1.0, s) for i, (a, s) in enumerate(zip(adapters, stores, strict=True))
+    )
+    with pytest.raises(FingerprintMismatch, match=r"task1 was measured on the base.*not on the base under task0"):
+        merge(MergeRequest(models, MatsSettings(), tmp_path / "out"))
+    with pytest.raises(FingerprintMismatch, match=r"task0 was measured on the base.*not on the base /"):
+        merge(MergeRequest(models, MatsSettings(), tmp_path / "out", base=str(tmp_path / "base")))
 
 
 def _block(store: Path, name: str):
