@@ -13,7 +13,7 @@ demo: $(STAMP)  ## train, measure, merge and evaluate real models on embedded da
 	$(BIN)/mats demo --output exp_out/demo --overwrite
 
 test: $(STAMP)  ## every test; no network, no downloads
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 check: $(STAMP)  ## format, lint, types, directions of imports
 	$(BIN)/ruff format --check .

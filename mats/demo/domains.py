@@ -94,7 +94,8 @@ def write_dataset(folder: Path, domain: str, digits: dict[str, Split]) -> Path:
         f"name: {domain}\ntask: image_classification\n"
         f"source:\n  format: arrays\n  files:\n{files}"
         f"columns: {{image: image, label: label}}\nlabels: 10\n"
-        f"image: {{channels: 1, largest_pixel: 1.0, mean: [{PIXEL_MEAN}], std: [{PIXEL_DEVIATION}]}}\n"
+        f"image: {{channels: 1, channel_axis: first, largest_pixel: 1.0, "
+        f"mean: [{PIXEL_MEAN}], std: [{PIXEL_DEVIATION}]}}\n"
     )
     path = folder / f"{domain}.yaml"
     path.write_text(text)

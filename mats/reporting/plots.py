@@ -20,6 +20,7 @@ BETTER, WORSE, START, ACCENT = "#0072B2", "#D55E00", "#8c959f", "#009E73"
 INK = "#1f2328"
 INK_IN_SVG = "#010203"  # replaced by currentColor, so that a page's text colour holds in the picture too
 MOST_LABELS = 40
+WIDTH, GAP = 9.5, 0.34  # inches: the picture's width, and the room above each part for its title
 
 
 @contextmanager
@@ -58,17 +59,28 @@ def plot_layers(report: Report, *, ink: str = INK) -> Figure | None:
     with style(ink):
         heights = [1.4, 1.4, *[1.15] * len(models)]
         labels = common_prefix_removed([layer["name"].removesuffix(".weight") for layer in layers])
-        margin = 0.6 + 0.065 * max(map(len, _thinned(labels)))
-        figure = Figure(figsize=(9.5, sum(heights) + 0.28 * len(heights) + margin), layout="constrained")
-        axes: list[Axes] = list(
-            figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
-        )
+        margin = 0.25 + 0.058 * max(map(len, _thinned(labels)))
+        height = sum(heights) + GAP * len(heights) + margin
+        figure = Figure(figsize=(WIDTH, height))
+        # Not sharex: shared axes would lay out every layer's hidden label once per model, most of the time of a merge.
+        axes: list[Axes] = list(figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
         _draw_residuals(axes[0], layers)
         _draw_movement(axes[1], layers)
         for model, ax in zip(models, axes[2:], strict=True):
             _draw_losses(ax, model, layers)
+        # Margins by arithmetic: an automatic layout draws everything twice more.
+        figure.subplots_adjust(
+            left=0.75 / WIDTH,
+            right=1 - 0.15 / WIDTH,
+            bottom=margin / height,
+            top=1 - GAP / height,
+            hspace=GAP * len(heights) / sum(heights),
+        )
+        for ax in axes:
+            ax.minorticks_off()
+            ax.set_xticks([])
+            ax.set_xlim(-0.7, len(labels) - 0.3)
         _label_layers(axes[-1], labels)
-        figure.align_ylabels(axes)
     return figure
 
 
@@ -128,7 +140,6 @@ def _draw_losses(ax: Axes, model: str, layers: Sequence[LayerEntry]) -> None:
 def _label_layers(ax: Axes, labels: Sequence[str]) -> None:
     step = -(-len(labels) // MOST_LABELS)
     ax.set_xticks(range(0, len(labels), step), _thinned(labels), rotation=90, fontsize=7, parse_math=False)
-    ax.set_xlim(-0.7, len(labels) - 0.3)
 
 
 def _thinned(labels: Sequence[str]) -> list[str]:
