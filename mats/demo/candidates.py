@@ -38,7 +38,7 @@ CANDIDATES: tuple[Candidate, ...] = (
     *one_setting("ties", "scale", (0.7, 1.0, 1.3)),
     *one_setting("fisher", "anchor", (0.01, 0.1, 1.0)),
     *one_setting("regmean", "anchor", (0.001, 0.01, 0.1)),
-    *one_setting("mats", "anchor", (0.03, 0.1, 0.3)),
+    *one_setting("mats", "anchor", (0.1, 0.3, 1.0)),
 )
 
 

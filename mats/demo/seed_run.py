@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import yaml
@@ -56,6 +57,7 @@ def prepare(folder: Path, seed: int, progress: Progress) -> SeedRun:
             "statistics": ["input_gram", "output_gram", "diagonal"],
             "split": "validation",
             "examples": METADATA_EXAMPLES,
+            "labels": "exact",  # ten classes: the expectation over the model's own labels costs little
             "batch_size": 100,
             "store": str(folder / "metadata"),
         },
@@ -82,7 +84,7 @@ def merge_candidates(run: SeedRun, progress: Progress) -> None:
         merge(merge_request(recipe, output=run.merged(candidate)), progress)
 
 
-def scores(run: SeedRun, folders: dict[str, Path], split: str, progress: Progress) -> dict[str, dict[str, float]]:
+def accuracies(run: SeedRun, folders: dict[str, Path], split: str, progress: Progress) -> dict[str, dict[str, float]]:
     """Accuracy of each model on each domain: model → domain → share of right answers."""
     specs = [load_spec(path) for path in run.data.values()]
     result: dict[str, Any] = evaluate_models(list(folders.items()), specs, split, batch_size=256, progress=progress)
@@ -92,7 +94,7 @@ def scores(run: SeedRun, folders: dict[str, Path], split: str, progress: Progres
     }
 
 
-def individual_scores(run: SeedRun, split: str, progress: Progress) -> dict[str, float]:
+def individual_accuracies(run: SeedRun, split: str, progress: Progress) -> dict[str, float]:
     """Each specialist's accuracy on its own domain."""
     found = {}
     for domain, path in run.data.items():
@@ -101,3 +103,13 @@ def individual_scores(run: SeedRun, split: str, progress: Progress) -> dict[str,
         )
         found[domain] = result["models"][0]["results"][domain]["value"]
     return found
+
+
+def validation_shares(run: SeedRun, progress: Progress) -> dict[str, float]:
+    """Label of each candidate → mean over domains of its validation accuracy ÷ the domain's specialist's."""
+    individual = individual_accuracies(run, "validation", progress)
+    folders = {candidate.label: run.merged(candidate) for candidate in CANDIDATES}
+    return {
+        label: mean(found[domain] / individual[domain] for domain in individual)
+        for label, found in accuracies(run, folders, "validation", progress).items()
+    }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import resource
 import shutil
+import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -13,7 +14,8 @@ from typing import Any
 
 from mats.demo.candidates import CANDIDATES, METHODS, Candidate, best_of_each_method
 from mats.demo.domains import DOMAINS
-from mats.demo.seed_run import SeedRun, individual_scores, measure, merge_candidates, prepare, scores
+from mats.demo.processes import one_thread, tell_all
+from mats.demo.seed_run import SeedRun, accuracies, individual_accuracies
 from mats.errors import OutputExists, RequestError
 from mats.files import write_bytes_atomically, write_json_atomically
 from mats.progress import Progress, Silent
@@ -33,7 +35,7 @@ class DemoResult:
         chosen: The candidate of each method with the best validation score.
         validation: Label of every candidate → its normalised validation score for each seed.
         seconds: Wall time.
-        peak_memory_bytes: Of this process.
+        peak_memory_bytes: Of the largest process.
     """
 
     output: Path
@@ -82,20 +84,23 @@ def run_demo(
     started = time.perf_counter()
     progress = progress or Silent()
     _clear(output, overwrite)
-    runs = [_measured_and_merged(output / f"seed-{seed}", seed, progress) for seed in range(seeds)]
-    validation = _normalised_over_seeds(runs, CANDIDATES, "validation", progress)
+    told = tell_all(output, seeds, progress)
+    validation = {candidate.label: [part.validation[candidate.label] for part in told] for candidate in CANDIDATES}
     chosen = best_of_each_method({label: mean(values) for label, values in validation.items()})
+    with one_thread():
+        scores = test_scores([part.run for part in told], chosen, progress)
     result = DemoResult(
-        output,
-        test_scores(runs, chosen, progress),
-        chosen,
-        validation,
-        round(time.perf_counter() - started, 1),
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        output, scores, chosen, validation, round(time.perf_counter() - started, 1), _peak_memory_bytes()
     )
     write_json_atomically(output / "scores.json", result.as_json())
     write_page(output, result)
     return result
+
+
+def _peak_memory_bytes() -> int:
+    """Of the largest process: this one, or one that told a seed."""
+    kilobytes = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return kilobytes if sys.platform == "darwin" else kilobytes * 1024
 
 
 def _clear(output: Path, overwrite: bool) -> None:
@@ -110,31 +115,6 @@ def _clear(output: Path, overwrite: bool) -> None:
     write_bytes_atomically(output / "DEMO", b"Made by `mats demo`; safe to delete.\n")
 
 
-def _measured_and_merged(folder: Path, seed: int, progress: Progress) -> SeedRun:
-    run = prepare(folder, seed, progress)
-    measure(run, progress)
-    merge_candidates(run, progress)
-    return run
-
-
-def normalised(found: Mapping[str, float], individual: Mapping[str, float]) -> float:
-    """Mean over domains of a model's accuracy ÷ the domain's own specialist's."""
-    return mean(found[domain] / individual[domain] for domain in individual)
-
-
-def _normalised_over_seeds(
-    runs: Iterable[SeedRun], candidates: Iterable[Candidate], split: str, progress: Progress
-) -> dict[str, list[float]]:
-    """Label of each candidate → its normalised score for each seed."""
-    values: dict[str, list[float]] = {candidate.label: [] for candidate in candidates}
-    for run in runs:
-        individual = individual_scores(run, split, progress)
-        folders = {candidate.label: run.merged(candidate) for candidate in candidates}
-        for label, found in scores(run, folders, split, progress).items():
-            values[label].append(normalised(found, individual))
-    return values
-
-
 def test_scores(runs: list[SeedRun], chosen: Mapping[str, Candidate], progress: Progress) -> Scores:
     """Accuracy on the test split of each specialist on its own domain, of the base, and of the chosen merges."""
     values: dict[str, dict[str, list[float]]] = {
@@ -142,7 +122,10 @@ def test_scores(runs: list[SeedRun], chosen: Mapping[str, Candidate], progress: 
     }
     for run in runs:
         folders = {"base": run.models["base"], **{method: run.merged(chosen[method]) for method in METHODS}}
-        found = {SPECIALISTS: individual_scores(run, "test", progress), **scores(run, folders, "test", progress)}
+        found = {
+            SPECIALISTS: individual_accuracies(run, "test", progress),
+            **accuracies(run, folders, "test", progress),
+        }
         for model, by_domain in found.items():
             for domain, accuracy in by_domain.items():
                 values[model][domain].append(accuracy)
