@@ -55,6 +55,7 @@ def prepare(folder: Path, seed: int, progress: Progress) -> SeedRun:
         "models": [{"name": domain, "path": str(models[domain]), "data": str(data[domain])} for domain in DOMAINS],
         "curvature": {
             "statistics": ["input_gram", "output_gram", "diagonal"],
+            "parameters": ["*.weight", "*.bias"],  # the class token and the positions would take a pass per example
             "split": "validation",
             "examples": METADATA_EXAMPLES,
             "labels": "exact",  # ten classes: the expectation over the model's own labels costs little

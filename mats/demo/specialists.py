@@ -29,8 +29,8 @@ class Schedule:
     learning_rate: float
 
 
-BASE_SCHEDULE = Schedule(steps=400, learning_rate=1.5e-3)
-SPECIALIST_SCHEDULE = Schedule(steps=150, learning_rate=1e-3)
+BASE_SCHEDULE = Schedule(steps=300, learning_rate=1.5e-3)
+SPECIALIST_SCHEDULE = Schedule(steps=120, learning_rate=1e-3)
 UPRIGHT_EXAMPLES, EXAMPLES_PER_DOMAIN = 500, 60  # what the base sees: it knows digits, and has met every domain
 
 
