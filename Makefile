@@ -23,7 +23,9 @@ check: $(STAMP)  ## format, lint, types, directions of imports
 
 bench: $(STAMP)  ## the slow tests at full size, then every benchmark (writes benchmarks/results)
 	$(BIN)/python -m pytest -m slow
-	for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file || exit 1; done
+	$(BIN)/python benchmarks/executor.py time
+	$(BIN)/python benchmarks/executor.py memory
+	$(BIN)/python benchmarks/solver.py
 
 format: $(STAMP)  ## format and repair what can be repaired
 	$(BIN)/ruff format .

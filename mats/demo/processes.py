@@ -7,28 +7,14 @@ two, on two idle cores), and makes it many times slower where the cores are shar
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 from mats.demo.seed_run import SeedRun, measure, merge_candidates, prepare, validation_shares
+from mats.engine.threads import one_thread
 from mats.progress import Progress, Silent
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread, and give the others back."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

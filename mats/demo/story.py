@@ -14,8 +14,9 @@ from typing import Any
 
 from mats.demo.candidates import CANDIDATES, METHODS, Candidate, best_of_each_method
 from mats.demo.domains import DOMAINS
-from mats.demo.processes import one_thread, tell_all
+from mats.demo.processes import tell_all
 from mats.demo.seed_run import SeedRun, accuracies, individual_accuracies
+from mats.engine.threads import one_thread
 from mats.errors import OutputExists, RequestError
 from mats.files import write_bytes_atomically, write_json_atomically
 from mats.progress import Progress, Silent

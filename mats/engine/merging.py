@@ -20,6 +20,7 @@ from mats.engine.plan import MergePlan, make_plan, store_indexes
 from mats.engine.request import MergeRequest
 from mats.engine.solving import solve_groups, unconverged
 from mats.engine.streaming import ElementwisePool, stream_tensors
+from mats.engine.threads import one_thread
 from mats.errors import (
     CheckpointCorrupt,
     FingerprintMismatch,
@@ -144,7 +145,8 @@ def _open_writer(inputs: MergeInputs, plan: MergePlan) -> CheckpointWriter:
 
 def _do(inputs: MergeInputs, plan: MergePlan, writer: CheckpointWriter, progress: Progress) -> None:
     pool = ElementwisePool(inputs, plan, progress)
-    stream_tensors(inputs, plan, pool, writer, progress)
+    with one_thread():
+        stream_tensors(inputs, plan, pool, writer, progress)
     stores = store_indexes(inputs) if inputs.opened_stores else []
     loader = GroupLoader(inputs, stores, pool.for_start, resolve_device(inputs.request.device))
     solve_groups(inputs, plan, loader, writer, progress)

@@ -126,6 +126,16 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def differences(tensor: Tensor, base: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """θ − θ0 of flat tensors in fresh pieces of fp32 (or better, as the inputs are), with their places."""
+    import torch
+
+    dtype = torch.promote_types(working_dtype(tensor.dtype), base.dtype)
+    for start in range(0, tensor.numel(), CHUNK):
+        piece = slice(start, start + CHUNK)
+        yield piece, torch.sub(tensor[piece].to(dtype), base[piece].to(dtype))
+
+
 def numbered(name: str, shape: torch.Size | None, models: Iterable[Tensor], count: int) -> Iterator[tuple[int, Tensor]]:
     """`models` with their indices, each checked to have `shape` (None: that of the first), and exactly `count` of them.
 

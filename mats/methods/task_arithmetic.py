@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from mats.methods.elementwise import SinglePass, is_mergeable, numbered, require_base, working_dtype
+from mats.methods.elementwise import SinglePass, differences, is_mergeable, numbered, require_base, working_dtype
 from mats.methods.settings import ElementwiseSettings
 
 if TYPE_CHECKING:
@@ -38,14 +38,13 @@ class TaskArithmeticMerge(SinglePass):
         base = require_base("task_arithmetic", name, base)
         if not is_mergeable(base.dtype):
             return base
-        base = base.to(working_dtype(base.dtype))
-        change: Tensor | None = None
+        base = base.to(working_dtype(base.dtype)).contiguous()
+        flat = base.reshape(-1)
+        change = torch.zeros_like(flat)
         for index, tensor in numbered(name, base.shape, models, len(self.factors)):
-            task_vector = tensor.to(torch.promote_types(tensor.dtype, base.dtype)).sub_(base)
-            if change is None:
-                change = task_vector.mul_(self.factors[index])
-            else:
-                change.add_(task_vector, alpha=self.factors[index])
-            del tensor, task_vector
-        assert change is not None  # `numbered` has checked the number of models
-        return change.add_(base)
+            change = change.to(torch.promote_types(change.dtype, tensor.dtype))
+            # In pieces that stay in cache, and never in the tensor itself: it may be a file mapped copy-on-write.
+            for piece, task_vector in differences(tensor.reshape(-1), flat):
+                change[piece].add_(task_vector, alpha=self.factors[index])
+            del tensor
+        return change.add_(flat).reshape(base.shape)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mats.errors import ShapeMismatch
-from mats.methods.elementwise import CHUNK, BaseReader, ModelReader, Sampler, is_mergeable, working_dtype
+from mats.methods.elementwise import BaseReader, ModelReader, Sampler, differences, is_mergeable
 from mats.methods.magnitude import BracketSelection, RadixSelection, kept_rank
 from mats.progress import Progress
 
@@ -18,10 +18,8 @@ SMALLEST_SAMPLE, LARGEST_SAMPLE = 1 << 20, 1 << 23  # of a million, 1 % of all e
 
 def task_vector(tensor: Tensor, base: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """θ − θ0 of flat tensors in fresh fp32 pieces, with their places; taken in fp32 or better whatever is stored."""
-    dtype = torch.promote_types(working_dtype(tensor.dtype), base.dtype)
-    for start in range(0, tensor.numel(), CHUNK):
-        piece = slice(start, start + CHUNK)
-        yield piece, torch.sub(tensor[piece].to(dtype), base[piece].to(dtype)).float()
+    for piece, change in differences(tensor, base):
+        yield piece, change.float()
 
 
 def magnitudes(name: str, tensor: Tensor, base: Tensor) -> Iterator[Tensor]:
