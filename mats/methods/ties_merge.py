@@ -105,11 +105,14 @@ class TiesMerge:
 
 
 class Election:
-    """The votes on the entries of one tensor after another: for each sign, the kept mass and the weight behind it.
+    """The votes on the entries of one tensor after another, in sums from which both signs' means follow:
+
+        S = Σ v    A = Σ |v|    over votes v = w τ,        s = Σ |w| sign v    a = Σ |w|,        e = sign S elected:
+        mean of the elected sign's votes = ((S + e A) / 2) / ((a + e s) / 2)
 
     Works through flat tensors in pieces that stay in cache; holds four vectors of the largest tensor's length, taken
-    once (fresh memory costs as much as the arithmetic), and no model.
-    Comparisons are written as float arithmetic: on a CPU, torch's boolean masks take three to thirty times as long.
+    once (fresh memory costs as much as the arithmetic), and no model. Written as float arithmetic: on a CPU, torch's
+    boolean masks take three to thirty times as long.
     """
 
     def __init__(self) -> None:
@@ -120,9 +123,7 @@ class Election:
         if self._memory.numel() < 4 * length or self._memory.device != device:
             self._memory = torch.empty(0)  # gives the old memory back before more is asked for
             self._memory = torch.empty(4 * length, device=device)
-        parts = self._memory[: 4 * length].view(4, length).unbind()
-        self.positive, self.negative = parts[:2]  # Σ w_i τ_i over votes > 0, and over votes < 0
-        self.positive_weight, self.negative_weight = parts[2:]  # Σ |w_i| over the same
+        self.total, self.mass, self.signs, self.weight = self._memory[: 4 * length].view(4, length).unbind()
         self._lightest = float("inf")  # the smallest |w_i| that voted
 
     def add(self, tensor: Tensor, base: Tensor, threshold: float, weight: float) -> None:
@@ -133,25 +134,29 @@ class Election:
         self._lightest = min(self._lightest, abs(weight) or 1.0)
         # hardshrink keeps |x| > limit; the float just below the threshold makes that |x| ≥ threshold
         limit = float(torch.nextafter(torch.tensor(threshold), torch.tensor(0.0))) if threshold > 0 else 0.0
-        gather = _put if first else _add  # the first model writes, so that nothing need be zeroed before
         for piece, change in task_vector(tensor, base):
             vote = hardshrink(change, limit)
             if weight != 1:
                 vote.mul_(weight)
-            against = torch.clamp(vote, max=0, out=change)
-            gather(self.negative[piece], against, 1.0)
-            gather(self.negative_weight[piece], against.sign_(), -abs(weight))
-            gather(self.positive[piece], vote.clamp_(min=0), 1.0)
-            gather(self.positive_weight[piece], vote.sign_(), abs(weight))
+            sign = torch.sign(vote, out=change)
+            if first:  # the first model writes, so that nothing need be zeroed before
+                self.total[piece] = vote
+                torch.mul(vote, sign, out=self.mass[piece])
+                torch.mul(sign, abs(weight), out=self.signs[piece])
+                torch.mul(sign, self.signs[piece], out=self.weight[piece])
+            else:
+                self.total[piece].add_(vote)
+                self.mass[piece].addcmul_(vote, sign)
+                self.signs[piece].add_(sign, alpha=abs(weight))
+                self.weight[piece].addcmul_(sign, sign, value=abs(weight))
 
     def tally(self) -> tuple[int, bool]:
         """(sum of the elected signs, whether there are entries whose votes cancel)."""
         votes, cancelled = 0, 0
-        for start in range(0, self.positive.numel(), CHUNK):
-            piece = slice(start, start + CHUNK)
-            elected = (self.positive[piece] + self.negative[piece]).sign_()
+        for total, mass in zip(self.total.split(CHUNK), self.mass.split(CHUNK), strict=True):
+            elected = total.sign()
             votes += int(elected.sum())  # exact: fewer than 2²⁴ addends of −1, 0, 1
-            tied = elected.abs_().neg_().add_(1).mul_(self.positive_weight[piece])  # > 0 where votes sum to 0
+            tied = elected.abs_().neg_().add_(1).mul_(mass)  # > 0 where votes sum to 0
             cancelled += int(tied.count_nonzero())
         return votes, cancelled > 0
 
@@ -159,23 +164,14 @@ class Election:
         """base + scale · mean of the votes of the elected sign, in place; `zero_sign` decides where votes cancel."""
         for start in range(0, base.numel(), CHUNK):
             piece = slice(start, start + CHUNK)
-            elected = (self.positive[piece] + self.negative[piece]).sign_()
+            elected = self.total[piece].sign()
             if zero_sign is not None:
                 elected += elected.abs().neg_().add_(1).mul_(zero_sign)  # 0 becomes the sign, ±1 stays
-            wins, loses = elected.clamp(min=0), elected.clamp_(max=0).neg_()
-            mass = (self.positive[piece] * wins).addcmul_(self.negative[piece], loses)
-            weight = (self.positive_weight[piece] * wins).addcmul_(self.negative_weight[piece], loses)
+            mass = torch.addcmul(self.total[piece], self.mass[piece], elected)
+            weight = torch.addcmul(self.weight[piece], self.signs[piece], elected)
             # where nobody voted the mass is 0, and the lightest vote stands in for a divisor
             base[piece].add_(mass.div_(weight.clamp_(min=self._lightest)), alpha=scale)
         return base
-
-
-def _put(target: Tensor, value: Tensor, factor: float) -> None:
-    torch.mul(value, factor, out=target)
-
-
-def _add(target: Tensor, value: Tensor, factor: float) -> None:
-    target.add_(value, alpha=factor)
 
 
 def _sign(value: float) -> int:
