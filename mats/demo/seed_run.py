@@ -63,6 +63,7 @@ def prepare(folder: Path, seed: int, progress: Progress) -> SeedRun:
             "store": str(folder / "metadata"),
         },
         "merge": {"method": "mats"},
+        "output": str(folder / "merged" / "again"),
     }
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
