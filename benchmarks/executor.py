@@ -7,7 +7,8 @@
 How it measures. Checkpoints are made first, by a process of their own. Every run is a fresh process that imports
 everything, then starts the clock: so times hold no imports, and peak memory (VmHWM) is that of this run alone. The
 floor reads the same input files (an average has no base) in 16 MiB pieces into one buffer and writes as many bytes as
-the output has, with fsync, which every merge does too. Floors and merges take turns; tables show medians. Files are in
+the output has, with fsync, which every merge does too. Each merge's floor runs right before it, after another merge: a
+floor after a floor finds the disk idle and is twice as fast. Ratios are medians over these pairs. Files are in
 the page cache unless `--cold` drops them before each run. Results go to benchmarks/results/executor-<mode>.json with
 the environment. Run it on an idle machine: threads that wait for each other suffer most from company.
 """
@@ -26,8 +27,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-FLOORS = {"average": "floor without base", "task_arithmetic": "floor", "ties": "floor"}  # what reads the same bytes
-METHODS = tuple(FLOORS)
+METHODS = ("average", "task_arithmetic", "ties")
+FLOORS = {method: f"floor of {method}" for method in METHODS}  # reads and writes the same bytes, right before it
 LIMITS = {"average": 1.5, "ties": 4.0}  # times the floor; what the project promises for the default sizes
 HIDDEN, VOCABULARY, INTERMEDIATE, POSITIONS = 768, 30522, 3072, 512
 LAYER_BYTES = 4 * (4 * (HIDDEN * HIDDEN + HIDDEN) + 2 * HIDDEN * INTERMEDIATE + INTERMEDIATE + 5 * HIDDEN)
@@ -156,7 +157,7 @@ def child(arguments: argparse.Namespace) -> None:
     if arguments.what in FLOORS.values():
         files = input_files(arguments.folder, arguments.models)
         started = time.perf_counter()
-        read_and_write(files if arguments.what == "floor" else files[1:], output)
+        read_and_write(files[1:] if arguments.what == FLOORS["average"] else files, output)
         seconds = time.perf_counter() - started
     elif arguments.what == "imports":
         import mats.engine  # noqa: F401
@@ -191,7 +192,7 @@ def measure_time(arguments: argparse.Namespace) -> dict[str, Any]:
     """Medians of floor and merges, run in turn."""
     folder = arguments.folder / "time"
     in_fresh_process("generate", folder, arguments.layers, arguments.models)
-    runs: dict[str, list[dict[str, Any]]] = {what: [] for what in (*dict.fromkeys(FLOORS.values()), *METHODS)}
+    runs: dict[str, list[dict[str, Any]]] = {what: [] for method in METHODS for what in (FLOORS[method], method)}
     for _ in range(arguments.runs):
         for what, results in runs.items():
             results.append(in_fresh_process(what, folder, arguments.layers, arguments.models, cold=arguments.cold))
@@ -207,9 +208,10 @@ def measure_time(arguments: argparse.Namespace) -> dict[str, Any]:
         }
         for what, results in runs.items()
     ]
-    medians = {row["what"]: row["median_seconds"] for row in rows}
     for row in rows:
-        row["times_floor"] = row["median_seconds"] / medians[FLOORS.get(row["what"], row["what"])]
+        floor = runs[FLOORS.get(row["what"], row["what"])]
+        pairs = zip(row["seconds"], floor, strict=True)
+        row["times_floor"] = statistics.median(seconds / paired["seconds"] for seconds, paired in pairs)
     return {"input_bytes": size, "models": arguments.models, "layers": arguments.layers, "rows": rows}
 
 
