@@ -26,6 +26,11 @@ class Candidate:
         """`mats-anchor-0.3`."""
         return self.label.replace(" ", "-")
 
+    @property
+    def overrides(self) -> list[str]:
+        """What `mats merge` takes after the recipe to make this merge."""
+        return [f"merge.method={self.method}", *(f"merge.{key}={value}" for key, value in self.settings.items())]
+
 
 def one_setting(method: str, key: str, values: tuple[float, ...]) -> list[Candidate]:
     """A candidate for each value of one setting."""

@@ -42,7 +42,7 @@ The settings of each method were chosen by validation accuracy, the same for all
 
 `seed-*/recipe.yaml` drives both steps of every merge here. To repeat one:
 
-    mats merge {result.output}/seed-0/recipe.yaml merge.method=mats merge.anchor=0.3
+    mats merge {result.output}/seed-0/recipe.yaml {" ".join(result.chosen["mats"].overrides)}
 """
 
 

@@ -80,9 +80,7 @@ def measure(run: SeedRun, progress: Progress) -> None:
 def merge_candidates(run: SeedRun, progress: Progress) -> None:
     """Step two, once for each candidate."""
     for candidate in CANDIDATES:
-        overrides = [f"merge.method={candidate.method}"]
-        overrides += [f"merge.{key}={value}" for key, value in candidate.settings.items()]
-        recipe = load_recipe(run.recipe, overrides)
+        recipe = load_recipe(run.recipe, candidate.overrides)
         merge(merge_request(recipe, output=run.merged(candidate)), progress)
 
 

@@ -54,7 +54,7 @@ class LayerEntry(TypedDict):
     null_share: NotRequired[float | None]  # share of ‖Δ‖² in the numerical null space of ΣC
     loss_before: NotRequired[dict[str, float] | None]  # each model's quadratic at x0, by model name
     loss_after: NotRequired[dict[str, float] | None]  # the same at the solution
-    rounding_loss: NotRequired[float | None]  # Σ_i λ_i of the quadratic of the rounding to the output dtype
+    rounding_loss: NotRequired[float | None]  # ‖round(W) − W‖ / ‖W − W_base‖; None without a base
     fallback_reason: NotRequired[str | None]  # why not the first rule of `fallback`
 
 

@@ -108,7 +108,7 @@ def test_the_kill_can_be_any_system_call(tmp_path: Path, expected: dict[str, byt
         assert [entry.name for entry in output.parent.iterdir()] == ["out"]
         resumed_to_the_same += 1
     assert code == 0
-    assert resumed_to_the_same > 30
+    assert resumed_to_the_same >= 35  # what Python 3.10 makes; newer ones make more
 
 
 def test_killed_again_and_again(tmp_path: Path, expected: dict[str, bytes]) -> None:
@@ -133,7 +133,7 @@ def test_killed_while_replacing_an_older_output(tmp_path: Path, expected: dict[s
             assert files(output) in ({"model.safetensors": b"old"}, expected)
         assert run(output, overwrite=True) == 0
         assert files(output) == expected
-    assert kill_at > 30
+    assert kill_at > 35
 
 
 def test_what_a_kill_after_the_rename_leaves_is_cleared_by_the_refusal(tmp_path: Path) -> None:
