@@ -4,6 +4,7 @@ from mats.methods.average import AverageSettings
 from mats.methods.base import BaseSettings
 from mats.methods.elementwise import ElementwiseMerge, Sampler, elementwise, is_mergeable
 from mats.methods.fisher import FisherSettings
+from mats.methods.iso_c import IsoCSettings
 from mats.methods.mats import MatsSettings
 from mats.methods.quadratic import QuadraticSettings, SolverChoice
 from mats.methods.registry import MethodSettings, method_names, parse_method, settings_class
@@ -12,6 +13,7 @@ from mats.methods.settings import ElementwiseSettings, MethodSettingsBase
 from mats.methods.start import StartSettings
 from mats.methods.task_arithmetic import TaskArithmeticSettings
 from mats.methods.ties import TiesSettings
+from mats.methods.tsv_m import TsvMSettings
 
 __all__ = [
     "AverageSettings",
@@ -19,6 +21,7 @@ __all__ = [
     "ElementwiseMerge",
     "ElementwiseSettings",
     "FisherSettings",
+    "IsoCSettings",
     "MatsSettings",
     "MethodSettings",
     "MethodSettingsBase",
@@ -29,6 +32,7 @@ __all__ = [
     "StartSettings",
     "TaskArithmeticSettings",
     "TiesSettings",
+    "TsvMSettings",
     "elementwise",
     "is_mergeable",
     "method_names",

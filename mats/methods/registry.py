@@ -12,17 +12,21 @@ from mats.errors import RequestError
 from mats.methods.average import AverageSettings
 from mats.methods.base import BaseSettings
 from mats.methods.fisher import FisherSettings
+from mats.methods.iso_c import IsoCSettings
 from mats.methods.mats import MatsSettings
 from mats.methods.regmean import RegMeanSettings
 from mats.methods.settings import MethodSettingsBase, registered_settings
 from mats.methods.task_arithmetic import TaskArithmeticSettings
 from mats.methods.ties import TiesSettings
+from mats.methods.tsv_m import TsvMSettings
 
 MethodSettings = Annotated[
     Union[  # noqa: UP007 (pydantic reads it at run time)
         AverageSettings,
         TaskArithmeticSettings,
         TiesSettings,
+        TsvMSettings,
+        IsoCSettings,
         FisherSettings,
         RegMeanSettings,
         MatsSettings,

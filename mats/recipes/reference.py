@@ -27,7 +27,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
 )
 
 
-METHODS = ("average", "task_arithmetic", "ties", "fisher", "regmean", "mats", "base")
+METHODS = ("average", "task_arithmetic", "ties", "tsv_m", "iso_c", "fisher", "regmean", "mats", "base")
 
 
 def tables() -> str:

@@ -14,6 +14,16 @@ METHODS = {
         "W = W_0 + s · mean of the trimmed τ_i that agree with sign Σ w_i τ_i",
         "arXiv:2306.01708",
     ),
+    "tsv_m": (
+        "Each model's leading singular vectors, made orthogonal to the other models', and put together again.",
+        "W = W_0 + s Û Σ V̂ᵀ",
+        "arXiv:2412.00081",
+    ),
+    "iso_c": (
+        "The summed task vectors with every singular value replaced by their mean.",
+        "W = W_0 + s σ̄ U Vᵀ,  Σ w_i (W_i − W_0) = U diag(σ) Vᵀ",
+        "arXiv:2502.04959",
+    ),
     "fisher": (
         "Average weighted, entry by entry, by each model's diagonal Fisher information.",
         "(Σ λ_i F_i + μ)(W − x0) = Σ λ_i F_i (W_i − x0)",

@@ -15,7 +15,17 @@ from mats.methods.settings import MethodSettingsBase, registered_settings
 
 def test_every_registered_method_is_in_the_union():
     assert set(method_names()) == set(registered_settings())
-    assert set(method_names()) == {"average", "task_arithmetic", "ties", "fisher", "regmean", "mats", "base"}
+    assert set(method_names()) == {
+        "average",
+        "task_arithmetic",
+        "ties",
+        "tsv_m",
+        "iso_c",
+        "fisher",
+        "regmean",
+        "mats",
+        "base",
+    }
 
 
 @pytest.mark.parametrize("name", method_names())
