@@ -19,20 +19,21 @@ def factor_elements(size: int, *, diagonal: bool) -> int:
     return size if diagonal else size * size
 
 
-def system_bytes(shape: tuple[int, int], models: int, factors: Sequence[int]) -> int:
+def system_bytes(shape: tuple[int, int], models: int, factors: Sequence[int], *, snapshots: int = 0) -> int:
     """Upper estimate of the bytes that one system [out, in] takes, all models together.
 
     Args:
         shape: canonical (out, in), bias column included.
         models: how many.
         factors: elements of each factor of one model (right, left; for each term of a tied weight).
+        snapshots: iterates that are kept.
 
     Held at once: targets and the products S_i = C_i P of all models; the start, right-hand side, correction and
     residuals in fp64 and the iteration's state in fp32; every model's factors, one being read besides; their sums,
     eigenvectors and the decomposition's workspace in fp64.
     """
     matrix = shape[0] * shape[1]
-    held = FLOAT * (2 * models + 8) * matrix + DOUBLE * 10 * matrix
+    held = FLOAT * (2 * models + 8) * matrix + DOUBLE * (10 + 2 * snapshots) * matrix
     return held + FLOAT * (models + 2) * sum(factors) + DOUBLE * 5 * sum(factors)
 
 
@@ -48,7 +49,17 @@ def device_memory(device: torch.device) -> int:
     return physical_memory()
 
 
+def restart_peak_memory() -> bool:
+    """Let `peak_memory` count from now, for processes that do one job after another; False where the system cannot."""
+    try:
+        with open("/proc/self/clear_refs", "w") as control:
+            control.write("5")  # the kernel's word for "the peak is what is resident now" (proc(5))
+    except OSError:
+        return False
+    return True
+
+
 def peak_memory() -> int:
-    """Most bytes that this process ever held resident."""
+    """Most bytes that this process ever held resident, or since `restart_peak_memory`."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

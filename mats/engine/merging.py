@@ -18,6 +18,7 @@ from mats.engine.inputs import MergeInputs
 from mats.engine.loading import GroupLoader
 from mats.engine.plan import MergePlan, make_plan, store_indexes
 from mats.engine.request import MergeRequest
+from mats.engine.snapshots import Snapshots
 from mats.engine.solving import solve_groups, unconverged
 from mats.engine.streaming import ElementwisePool, stream_tensors
 from mats.engine.threads import one_thread
@@ -67,12 +68,14 @@ def merge(request: MergeRequest, progress: Progress | None = None) -> MergeResul
         for line in describe_plan(plan, request):
             progress.note(line)
         fingerprints = check_fingerprints(inputs, progress)
-        with _open_writer(inputs, plan) as writer:
+        with _open_writer(inputs, plan) as writer, _open_snapshots(inputs, plan, writer) as snapshots:
             try:
-                _do(inputs, plan, writer, progress)
+                _do(inputs, plan, writer, snapshots, progress)
                 report = build_report(inputs, plan, dict(writer.notes), fingerprints)
                 _write_companions(inputs, writer.folder, report, build_run_info(request, started))
+                snapshots.finish(report)
             except HOPELESS:
+                snapshots.discard()
                 writer.abandon()
                 shutil.rmtree(writer.folder.parent, ignore_errors=True)
                 raise
@@ -143,13 +146,19 @@ def _open_writer(inputs: MergeInputs, plan: MergePlan) -> CheckpointWriter:
     )
 
 
-def _do(inputs: MergeInputs, plan: MergePlan, writer: CheckpointWriter, progress: Progress) -> None:
+def _open_snapshots(inputs: MergeInputs, plan: MergePlan, writer: CheckpointWriter) -> Snapshots:
+    return Snapshots(inputs, plan, writer, merge_identity(inputs, plan))
+
+
+def _do(
+    inputs: MergeInputs, plan: MergePlan, writer: CheckpointWriter, snapshots: Snapshots, progress: Progress
+) -> None:
     pool = ElementwisePool(inputs, plan, progress)
     with one_thread():
         stream_tensors(inputs, plan, pool, writer, progress)
     stores = store_indexes(inputs) if inputs.opened_stores else []
     loader = GroupLoader(inputs, stores, pool.for_start, resolve_device(inputs.request.device))
-    solve_groups(inputs, plan, loader, writer, progress)
+    solve_groups(inputs, plan, loader, writer, snapshots, progress)
 
 
 def _write_companions(inputs: MergeInputs, folder: Path, report: dict[str, Any], run_info: dict[str, Any]) -> None:

@@ -262,7 +262,8 @@ def _split(systems: Sequence[System], request: MergeRequest, models: int) -> lis
         alike.setdefault((system.shape, system.rule, system.settings, form, *single), []).append(system)
     groups = []
     for members in alike.values():
-        each = system_bytes(members[0].shape, models, _factors(members[0]))
+        snapshots = len(members[0].settings.solver.snapshots)
+        each = system_bytes(members[0].shape, models, _factors(members[0]), snapshots=snapshots)
         if each > hard:
             raise OutOfSpace(
                 f"{members[0].weight} {list(members[0].shape)} with {models} models needs {each} bytes to be solved, "

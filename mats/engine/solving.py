@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mats.checkpoints import CheckpointWriter
 from mats.engine.inputs import MergeInputs
@@ -13,16 +14,22 @@ from mats.engine.layout import from_canonical
 from mats.engine.loading import GroupLoader
 from mats.engine.plan import Group, MergePlan, System
 from mats.engine.rounding import rounding_loss
+from mats.engine.snapshots import Snapshots
 from mats.engine.streaming import put
 from mats.errors import NonFiniteWeights
 from mats.methods.quadratic import QuadraticSettings
 from mats.progress import Progress
-from mats.solvers import Certificate, SolverSettings, solve_quadratic
+from mats.solvers import Certificate, Solution, SolverSettings, solve_quadratic
 from mats.solvers.settings import SolverName
 
 
 def solve_groups(
-    inputs: MergeInputs, plan: MergePlan, loader: GroupLoader, writer: CheckpointWriter, progress: Progress
+    inputs: MergeInputs,
+    plan: MergePlan,
+    loader: GroupLoader,
+    writer: CheckpointWriter,
+    snapshots: Snapshots,
+    progress: Progress,
 ) -> None:
     """Solve and write every group that an earlier, killed run has not finished as a whole.
 
@@ -30,18 +37,29 @@ def solve_groups(
     """
     progress.start("solving groups of layers", sum(len(group.systems) for group in plan.groups))
     for group in plan.groups:
-        if not all(name in writer.done for name in group.names):
-            _solve_group(inputs, group, loader, writer)
+        if not (all(name in writer.done for name in group.names) and snapshots.hold(group.names)):
+            solution = _solve_group(group, loader)
+            _write_group(inputs, group, solution.value, solution.certificates, writer)
+            for iteration in snapshots.iterations:
+                value = solution.snapshots.get(iteration, solution.value)  # a closed form has no iterates
+                certificates = solution.snapshot_certificates.get(iteration, solution.certificates)
+                _write_group(inputs, group, value, certificates, snapshots.writer(iteration))
         progress.advance(len(group.systems))
 
 
-def _solve_group(inputs: MergeInputs, group: Group, loader: GroupLoader, writer: CheckpointWriter) -> None:
+def _solve_group(group: Group, loader: GroupLoader) -> Solution:
     problem = loader.load(group)
     settings = solver_settings(group.systems[0])
-    solution = solve_quadratic(problem.quadratic, problem.targets, problem.start, settings)
+    return solve_quadratic(problem.quadratic, problem.targets, problem.start, settings)
+
+
+def _write_group(
+    inputs: MergeInputs, group: Group, value: Tensor, certificates: Sequence[Certificate], writer: CheckpointWriter
+) -> None:
+    """Write the systems of a group, [L, out, in], in the form in which they are stored."""
     shapes = {info.name: info.shape for info in inputs.tensors}
     names = [model.name for model in inputs.request.models]
-    for system, matrix, certificate in zip(group.systems, solution.value, solution.certificates, strict=True):
+    for system, matrix, certificate in zip(group.systems, value, certificates, strict=True):
         if not bool(torch.isfinite(matrix).all()):
             raise NonFiniteWeights(
                 f"{system.weight}: the solve gave a value that is not finite ({certificate.stop_reason.value}); "
@@ -59,14 +77,16 @@ def _solve_group(inputs: MergeInputs, group: Group, loader: GroupLoader, writer:
 def solver_settings(system: System) -> SolverSettings:
     """How a system's group is solved: Kronecker systems as the settings say, others in closed form unless by cg."""
     settings: QuadraticSettings = system.settings
+    name = _solver_name(system)
     return SolverSettings(
-        name=_solver_name(system),
+        name=name,
         tolerance=settings.solver.tolerance,
         max_iterations=settings.solver.max_iterations,
         anchor=settings.anchor,
         radius=settings.radius,
         precision=settings.solver.precision,
         reference=settings.solver.reference,
+        snapshots=settings.solver.snapshots if name in ("cg", "pcg") else (),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mats.methods.settings import MethodSettingsBase
 from mats.methods.start import StartSettings
@@ -52,6 +52,28 @@ class SolverChoice(BaseModel):
         default="correction",
         description="What residuals are relative to: the correction's right-hand side, or, as published, the weights'.",
     )
+    snapshots: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(),
+        description=(
+            "Iterations after which the iterate is written too, as a checkpoint in `output`/snapshots/iteration: "
+            "one run for several iteration counts; needs cg or pcg; default none."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _snapshots_follow_one_iteration(self) -> SolverChoice:
+        """What has no iterations, or restarts them, has no iterates to keep."""
+        if not self.snapshots:
+            return self
+        if self.name not in ("cg", "pcg"):
+            raise ValueError(f"snapshots: solver {self.name} need not iterate; name: cg or pcg would be right")
+        if self.precision.endswith("_refined"):
+            raise ValueError(f"snapshots: precision {self.precision} restarts the iteration; float32 would be right")
+        if sorted(set(self.snapshots)) != list(self.snapshots) or self.snapshots[-1] > self.max_iterations:
+            raise ValueError(
+                f"snapshots: {list(self.snapshots)} must rise, and end within max_iterations ({self.max_iterations})"
+            )
+        return self
 
 
 class QuadraticSettings(MethodSettingsBase):
@@ -105,6 +127,13 @@ class QuadraticSettings(MethodSettingsBase):
         default=("linear", "conv1d", "conv2d", "embedding"),
         description="Layers whose Grams are used; default all kinds.",
     )
+
+    @model_validator(mode="after")
+    def _snapshots_at_one_anchor(self) -> QuadraticSettings:
+        """A radius is met by solving at several anchors: there is no one iteration to follow."""
+        if self.solver.snapshots and self.radius is not None:
+            raise ValueError("solver.snapshots follow one iteration, a radius takes several; leave one of them out")
+        return self
 
     @property
     def outside_settings(self) -> StartSettings:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mats.quadratics import Quadratic
 from mats.solvers.basis import JointBasis
-from mats.solvers.conjugate import CONVERGED, STAGNATED, Iterates, Limits, conjugate_gradients
+from mats.solvers.conjugate import CONVERGED, OUT_OF_ITERATIONS, STAGNATED, Iterates, Limits, conjugate_gradients
 from mats.solvers.outcome import Outcome
 from mats.solvers.precision import BFLOAT16, FLOAT32, FLOAT64, TF32, Arithmetic, float32_products
 from mats.solvers.problem import Problem, norms
@@ -168,3 +168,22 @@ class IterativeSolver:
             reached = (outcome.iterations >= iteration)[:, None, None]
             outcome.snapshots[iteration] = torch.where(reached, kept, outcome.correction)
         return outcome
+
+
+def snapshot_outcome(problem: Problem, outcome: Outcome, iteration: int, tolerance: float) -> Outcome:
+    """The outcome of the run that stops after `iteration`, from the longer run that kept a snapshot there."""
+    correction = outcome.snapshots[iteration]
+    residual, losses = problem.residual(correction, outcome.shift)
+    norm = norms(residual)
+    cut_off = outcome.iterations > iteration
+    state = torch.where(cut_off, OUT_OF_ITERATIONS, outcome.state)
+    state = state.masked_fill(cut_off & (norm <= SLACK * tolerance * problem.reference_norm), CONVERGED)
+    return replace(
+        outcome,
+        correction=correction,
+        iterations=outcome.iterations.clamp(max=iteration),
+        state=state,
+        residual_norm=norm,
+        losses=losses,
+        snapshots={},
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from torch import Tensor
@@ -75,11 +75,13 @@ class Solution:
         value: x0 + Δ, in the shape of one target; float32, or float64 if the targets or the precision are.
         snapshots: the iterate after each chosen iteration (a system that stopped before has its final value there).
         certificates: one per system.
+        snapshot_certificates: the same for each snapshot; a system cut off there has run out of iterations.
     """
 
     value: Tensor
     snapshots: dict[int, Tensor]
     certificates: tuple[Certificate, ...]
+    snapshot_certificates: dict[int, tuple[Certificate, ...]] = field(default_factory=dict)
 
     @property
     def solved(self) -> bool:

@@ -13,13 +13,13 @@ from mats.quadratics.checks import check_finite, check_targets
 from mats.solvers.basis import CUTOFFS, JointBasis, joint_basis
 from mats.solvers.certify import certify
 from mats.solvers.closed_form import dense_basis, solve_in_basis
-from mats.solvers.iterative import IterativeSolver
+from mats.solvers.iterative import IterativeSolver, snapshot_outcome
 from mats.solvers.outcome import Outcome
 from mats.solvers.pair import is_pair, solve_pair
 from mats.solvers.problem import Problem, make_problem
 from mats.solvers.radius import solve_within_radius
 from mats.solvers.settings import SolverSettings
-from mats.solvers.solution import Solution
+from mats.solvers.solution import Certificate, Solution
 
 AUTO_DENSE_LIMIT = 256  # unknowns up to which `auto` forms the matrix rather than iterate
 
@@ -117,9 +117,18 @@ def _solution(
     """Values in the callers' precision, and certificates."""
     if basis is None and settings.measure_null_share:
         basis = joint_basis(problem.quadratic, problem.scale)
-    null_share = None if basis is None else basis.null_share(outcome.correction, cutoff)
+
+    def certified(reached: Outcome) -> tuple[Certificate, ...]:
+        null_share = None if basis is None else basis.null_share(reached.correction, cutoff)
+        return certify(problem, reached, null_share, settings.tolerance)
+
     wide = settings.precision == "float64" or any(target.dtype == torch.float64 for target in problem.targets)
     dtype = torch.float64 if wide else torch.float32
     value = (problem.start + outcome.correction).to(dtype)
-    snapshots = {key: (problem.start + X).to(dtype) for key, X in sorted(outcome.snapshots.items())}
-    return Solution(value, snapshots, certify(problem, outcome, null_share, settings.tolerance))
+    at = {key: snapshot_outcome(problem, outcome, key, settings.tolerance) for key in sorted(outcome.snapshots)}
+    return Solution(
+        value,
+        {key: (problem.start + reached.correction).to(dtype) for key, reached in at.items()},
+        certified(outcome),
+        {key: certified(reached) for key, reached in at.items()},
+    )
