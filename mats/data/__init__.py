@@ -3,20 +3,30 @@
 from mats.data.batch import Batch, Task
 from mats.data.batches import make_batches
 from mats.data.examples import Example, load_examples
+from mats.data.generation import GenerationSettings, PerplexitySettings
+from mats.data.image_settings import ImageSettings
 from mats.data.images import pixel_values
+from mats.data.metric_names import MetricName, metrics_for
 from mats.data.padding import NOT_SCORED, pad_rows, real_positions, shift_right
 from mats.data.processors import Processor, as_processor, load_processor
+from mats.data.prompts import JinjaTemplate, Prompts, Template
 from mats.data.rows import missing_files
-from mats.data.spec import DatasetSpec, ImageSettings, SplitRule, Template
+from mats.data.spec import DatasetSpec
 from mats.data.spec_file import load_spec, parse_spec
+from mats.data.split_rules import SplitRule
 
 __all__ = [
     "NOT_SCORED",
     "Batch",
     "DatasetSpec",
     "Example",
+    "GenerationSettings",
     "ImageSettings",
+    "JinjaTemplate",
+    "MetricName",
+    "PerplexitySettings",
     "Processor",
+    "Prompts",
     "SplitRule",
     "Task",
     "Template",
@@ -25,6 +35,7 @@ __all__ = [
     "load_processor",
     "load_spec",
     "make_batches",
+    "metrics_for",
     "missing_files",
     "pad_rows",
     "parse_spec",

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from mats.data.batch import Batch
 from mats.data.examples import Example
+from mats.data.image_settings import ImageSettings
 from mats.data.images import pixel_values
 from mats.data.padding import NOT_SCORED, pad_rows, real_positions, shift_right
 from mats.data.processors import Processor
-from mats.data.spec import DatasetSpec, ImageSettings
+from mats.data.spec import DatasetSpec
 from mats.errors import DataError, InputsMismatch
 
 
@@ -26,9 +27,12 @@ def image_batch(examples: Sequence[Example], settings: ImageSettings) -> Batch:
 
 
 def text_batch(examples: Sequence[Example], spec: DatasetSpec, processor: Processor) -> Batch:
-    """Texts or pairs of texts, and classes."""
+    """Texts or pairs of texts, and classes (or numbers, float32, for text_regression)."""
     inputs, mask = _inputs(examples, spec, processor)
-    return Batch(inputs, _ids(examples), "text_classification", mask, None, _labels(examples))
+    labels = _labels(examples)
+    if spec.task == "text_regression":
+        labels = torch.tensor([example.label for example in examples], dtype=torch.float32)
+    return Batch(inputs, _ids(examples), spec.task, mask, None, labels)
 
 
 def text_to_text_batch(examples: Sequence[Example], spec: DatasetSpec, processor: Processor) -> Batch:
@@ -46,7 +50,8 @@ def text_to_text_batch(examples: Sequence[Example], spec: DatasetSpec, processor
     if examples[0].choices:
         choices = _choice_tokens(examples, spec, processor)
         gold = _labels(examples)
-    return Batch(inputs, _ids(examples), "text_to_text", mask, labels != NOT_SCORED, labels, choices, gold)
+    scored = labels != NOT_SCORED
+    return Batch(inputs, _ids(examples), "text_to_text", mask, scored, labels, choices, gold, _answers(examples))
 
 
 def language_modeling_batch(examples: Sequence[Example], spec: DatasetSpec, processor: Processor) -> Batch:
@@ -71,8 +76,54 @@ def language_modeling_batch(examples: Sequence[Example], spec: DatasetSpec, proc
     )
     inputs = {"input_ids": input_ids, "attention_mask": mask.long()}
     if side == "left":
-        inputs["position_ids"] = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
-    return Batch(inputs, _ids(examples), "language_modeling", mask, None, labels)
+        inputs["position_ids"] = _position_ids(mask)
+    return Batch(inputs, _ids(examples), "language_modeling", mask, None, labels, answers=_answers(examples))
+
+
+def prompt_batch(examples: Sequence[Example], spec: DatasetSpec, processor: Processor) -> Batch:
+    """Prompts for a decoder to continue: no target, nothing scored, padded on the left so that all end together."""
+    settings = spec.generation
+    room = spec.max_length if settings is None else max(1, spec.max_length - settings.max_new_tokens)
+    rows = [_prompt_ids(example, processor, room) for example in examples]
+    for example, row in zip(examples, rows, strict=True):
+        if not row:
+            raise DataError(f"example {example.example_id}: prompt {example.text!r} has no tokens; nothing to continue")
+    mask = real_positions(rows, side="left")
+    inputs = {
+        "input_ids": pad_rows(rows, processor.pad_id, side="left"),
+        "attention_mask": mask.long(),
+        "position_ids": _position_ids(mask),
+    }
+    labels = torch.full_like(inputs["input_ids"], NOT_SCORED)
+    return Batch(inputs, _ids(examples), "language_modeling", mask, None, labels, answers=_answers(examples))
+
+
+def token_lengths(examples: Sequence[Example], spec: DatasetSpec, processor: Processor) -> list[int]:
+    """Input tokens of each example, as its batch will hold them; prompt and target together for language_modeling."""
+    if spec.task == "language_modeling":
+        return [sum(len(part) for part in _prompt_and_target(example, spec, processor)) for example in examples]
+    pairs = [example.text_pair or "" for example in examples] if examples[0].text_pair is not None else None
+    rows = _tokenise([example.text for example in examples], pairs, processor, spec.max_length)
+    return [len(ids) for ids in rows["input_ids"]]
+
+
+def _position_ids(mask: Tensor) -> Tensor:
+    """Positions counted from the first real token."""
+    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def _prompt_ids(example: Example, processor: Processor, room: int) -> list[int]:
+    """The prompt's tokens, at most `room`: what is too long loses its beginning, but the begin token stays."""
+    prompt: list[int] = processor.tokenizer([example.text], truncation=False)["input_ids"][0]
+    _check_ids([prompt], processor)
+    kept = 1 if prompt[:1] == [processor.tokenizer.bos_token_id] and room > 1 else 0
+    excess = max(0, len(prompt) - room)
+    return [*prompt[:kept], *prompt[kept + excess :]]
+
+
+def _answers(examples: Sequence[Example]) -> tuple[tuple[str, ...], ...] | None:
+    """What would be right to write, where every example knows it."""
+    return tuple(example.answers for example in examples) if all(example.answers for example in examples) else None
 
 
 def _prompt_and_target(example: Example, spec: DatasetSpec, processor: Processor) -> tuple[list[int], list[int]]:

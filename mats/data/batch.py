@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Task = Literal["text_classification", "image_classification", "text_to_text", "language_modeling"]
+Task = Literal["text_classification", "text_regression", "image_classification", "text_to_text", "language_modeling"]
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,11 @@ class Batch:
         task: What the model is asked to do.
         input_mask: bool [B, T_in], True at real tokens; None where every position counts (images).
         target_mask: bool [B, T_out], True at real target tokens (text_to_text); None otherwise.
-        labels: int64 [B] classes; [B, T_out] target ids with -100 at padding (text_to_text); [B, T] aligned with
-            `input_ids` (not shifted), -100 where not scored (language_modeling).
+        labels: int64 [B] classes; float32 [B] numbers (text_regression); [B, T_out] target ids with -100 at padding
+            (text_to_text); [B, T] aligned with `input_ids` (not shifted), -100 where not scored (language_modeling).
         choices: int64 [B, K, T_c] answer choices with -100 at padding, for rank classification; None otherwise.
         gold: int64 [B], index of the right choice; None otherwise.
+        answers: Per example the texts that would be right, where models write text; None otherwise.
     """
 
     inputs: dict[str, Tensor]
@@ -36,6 +37,7 @@ class Batch:
     labels: Tensor
     choices: Tensor | None = None
     gold: Tensor | None = None
+    answers: tuple[tuple[str, ...], ...] | None = None
 
     @property
     def size(self) -> int:
@@ -62,6 +64,7 @@ class Batch:
             labels=chosen(self.labels),
             choices=None if self.choices is None else chosen(self.choices),
             gold=None if self.gold is None else chosen(self.gold),
+            answers=None if self.answers is None else tuple(self.answers[position] for position in examples),
         )
 
     def to(self, device: str | torch.device) -> Batch:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from mats.data.spec import ImageSettings
+from mats.data.image_settings import ImageSettings
 from mats.errors import DataError
 
 

@@ -1,7 +1,8 @@
-"""From what a row holds as its label to the index of a class or choice."""
+"""From what a row holds as its label to the index of a class or choice, or to a number."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,3 +35,19 @@ def label_index(value: Any, names: Sequence[str], count: int, where: str) -> int
     if not 0 <= index < count:
         raise DataError(f"{where}: label {index} is outside range; 0 to {count - 1} would be right")
     return index
+
+
+def label_number(value: Any, where: str) -> float:
+    """The number that a label of text_regression means.
+
+    Raises:
+        DataError: it is no finite number.
+    """
+    value = value.item() if hasattr(value, "item") else value
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise DataError(f"{where}: label {value!r}; a finite number would be right")
+    return number

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from mats.data.spec import ArraySource, CsvSource, DatasetSpec, HubSource, JsonLinesSource, SplitRule
-from mats.data.templates import nearest
-from mats.errors import DataError, WorkFailed
+from mats.data.sources import ArraySource, CsvSource, HubSource, JsonLinesSource
+from mats.data.spec import DatasetSpec
+from mats.data.split_rules import apply_rule
+from mats.data.templates import MissingFieldError, nearest
+from mats.errors import DataError, RequestError, WorkFailed
 
 LONGEST_CSV_FIELD = 1 << 24  # characters; the csv module's own limit of 131072 is shorter than some passages
 
@@ -33,23 +35,42 @@ class Row:
     where: str
 
 
-def read_rows(spec: DatasetSpec, split: str, *, limit: int | None = None) -> list[Row]:
-    """The rows of a split, cut as `spec.splits` says, at most `limit` of them from the front.
+def read_rows(spec: DatasetSpec, split: str, *, limit: int | None = None, start: int = 0) -> list[Row]:
+    """The rows of a split, cut as `spec.splits` says: at most `limit` of them from row `start` on.
 
     Raises:
         DataError: there is no such split, it has no rows, or fewer than a cut takes; a file is missing or malformed.
+        RequestError: `start` or `limit` is no count, or `start` is beyond the last row.
         WorkFailed: the hub cannot be reached.
     """
+    if start < 0 or (limit is not None and limit < 1):
+        raise RequestError(
+            f"dataset {spec.name}: start {start}, limit {limit}; 0 or more, and 1 or more, would be right"
+        )
     rule = spec.splits.get(split)
+    end = None if limit is None else start + limit
     if rule is None:
-        rows = list(itertools.islice(_source_rows(spec, split), limit))
+        rows = list(itertools.islice(_source_rows(spec, split), end))
     else:
-        rows = _cut(list(_source_rows(spec, rule.of)), rule, spec.name, split)[:limit]
+        rows = _ruled_rows(spec, split)[:end]
+    if rows and start >= len(rows):
+        raise RequestError(f"dataset {spec.name}: split '{split}' has {len(rows)} rows; start {start} is beyond them")
     if not rows:
         raise DataError(
             f"dataset {spec.name}: split '{split}' has no rows{_files_of(spec, rule.of if rule else split)}"
         )
-    return rows
+    return rows[start:]
+
+
+def _ruled_rows(spec: DatasetSpec, split: str) -> list[Row]:
+    """The rows that a rule of the dataset file makes."""
+    rule = spec.splits[split]
+    try:
+        return apply_rule(
+            list(_source_rows(spec, rule.of)), rule, spec.columns.label, f"dataset {spec.name}: split '{split}'"
+        )
+    except MissingFieldError as error:
+        raise DataError(f"dataset {spec.name}: split '{split}': {error}") from error
 
 
 def missing_files(spec: DatasetSpec, split: str | None = None) -> list[str]:
@@ -106,19 +127,6 @@ def _files_of(spec: DatasetSpec, split: str) -> str:
     if isinstance(spec.source, HubSource):
         return f" ({spec.source.id})"
     return f" ({', '.join(str(spec.root / file) for file in spec.source.files.get(split, ()))})"
-
-
-def _cut(rows: list[Row], rule: SplitRule, name: str, split: str) -> list[Row]:
-    count = rule.first or rule.last or rule.without_first or rule.without_last or 0
-    if count > len(rows):
-        raise DataError(f"dataset {name}: split '{split}' is cut {count} rows from '{rule.of}', which has {len(rows)}")
-    if rule.first is not None:
-        return rows[:count]
-    if rule.last is not None:
-        return rows[len(rows) - count :]
-    if rule.without_first is not None:
-        return rows[count:]
-    return rows[: len(rows) - count]
 
 
 def _json_rows(path: Path) -> Iterator[Row]:

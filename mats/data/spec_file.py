@@ -13,6 +13,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from mats.data.prompts import Prompts
+from mats.data.promptsource import read_templates
 from mats.data.spec import DatasetSpec
 from mats.errors import RecipeError, RequestError
 
@@ -44,11 +46,30 @@ def parse_spec(
         RecipeError: it has faults; all of them, one per line.
     """
     try:
-        spec = DatasetSpec.model_validate(dict(content))
+        spec = DatasetSpec.model_validate(_with_templates(content, folder, where))
     except ValidationError as error:
         raise RecipeError(_faults(error, where)) from error
     resolved = (Path(root) if root is not None else folder / spec.root.expanduser()).absolute()
     return spec.model_copy(update={"root": resolved})
+
+
+def _with_templates(content: Mapping[str, Any], folder: Path, where: str) -> dict[str, Any]:
+    """The content with promptsource's templates filled in, so that a specification stands without their files.
+
+    Raises:
+        RecipeError: the templates are not there.
+    """
+    prompts = content.get("prompts")
+    if not isinstance(prompts, Mapping) or prompts.get("templates"):
+        return dict(content)
+    try:
+        wanted = Prompts.model_validate(prompts)
+        templates = read_templates(wanted, folder)
+    except ValidationError:  # told with all the other faults of the file
+        return dict(content)
+    except RequestError as error:
+        raise RecipeError([f"{where}: {error}"]) from error
+    return {**content, "prompts": wanted.model_copy(update={"templates": templates, "folder": None}).model_dump()}
 
 
 class _CoreLoader(yaml.SafeLoader):
@@ -119,8 +140,8 @@ def _faults(error: ValidationError, where: str) -> list[str]:
 def _is_variant(part: str | int) -> bool:
     """Whether a step of pydantic's location names a member of a union rather than a key of the file."""
     return isinstance(part, str) and (
-        part in ("json_lines", "csv", "arrays", "hub", "int", "ColumnChoices")
-        or part.startswith(("tuple[", "literal["))
+        part in ("json_lines", "csv", "arrays", "hub", "int", "float", "str", "ColumnChoices")
+        or part.startswith(("tuple[", "literal[", "constrained-", "function-"))
     )
 
 

@@ -19,7 +19,7 @@ from mats.store import DataIdentity, store_folder
 # Settings that bound the work but do not change a single sum.
 NOT_MEASURED = ("memory_budget", "exact_limit")
 # Parts of a dataset file that no example depends on, or that DataIdentity holds by itself.
-NOT_SHOWN = {"name", "root", "metrics", "length_normalization"}
+NOT_SHOWN = {"name", "root", "metrics", "length_normalization", "generation", "perplexity"}
 FINGERPRINT_MODULUS = 1 << 128
 
 
@@ -150,12 +150,11 @@ def data_identity(request: CollectionRequest, examples: Sequence[Example]) -> Da
     The fingerprint is a sum over examples, so that the fingerprints of disjoint stores add like their sums.
     """
     spec = request.dataset
-    templates = spec.templates or ((spec.template,) if spec.template else ())
     total = sum(int(example_digest(example), 16) for example in examples) % FINGERPRINT_MODULUS
     return DataIdentity(
         name=spec.name,
         split=request.split,
-        template=" | ".join(template.name or template.input for template in templates) or None,
+        template=" | ".join(template.name or template.text for template in spec.known_templates) or None,
         settings=shown_settings(spec),
         fold=None if request.fold is None else f"{request.fold[0]}/{request.fold[1]}",
         fingerprint=f"{total:032x}",

@@ -83,8 +83,8 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         ({"task": "image_classification"}, "image: missing"),
         ({"padding_side": "left"}, "only right is defined"),
         ({"template": "{q", "labels": 2}, "never closed"),
-        ({"template": "x", "templates": ["y"]}, "both given"),
-        ({"templates": ["y", "z"], "template_rule": 2}, "cycle, or 0 to 1"),
+        ({"template": "x", "templates": ["y"]}, "template and templates are both given"),
+        ({"templates": ["y", "z"], "template_rule": 2}, "cycle, all, or 0 to 1"),
         ({"splits": {"validation": {"of": "trian", "last": 3}}}, "'trian' is no split of the source; test"),
         ({"splits": {"validation": {"of": "test", "last": 3, "first": 2}}}, "first and last are given"),
         (
