@@ -1,0 +1,81 @@
+"""The examples of a run, from one dataset or several, and micro-batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+from mats.data import Batch, DatasetSpec, Example, Processor, load_examples, make_batches
+from mats.training.request import TrainingRequest
+
+Item = tuple[int, Example]
+"""Position of the dataset, and one of its examples."""
+Part = tuple[int, Batch]
+"""Position of the dataset, and a batch of its examples."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run sees.
+
+    Attributes:
+        items: The training examples of all datasets, one dataset after another, in file order.
+        validation: The examples to score, per dataset; empty without a validation split.
+    """
+
+    items: tuple[Item, ...]
+    validation: tuple[tuple[Example, ...], ...]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Characters of each training example: near enough to tokens to find examples of like length."""
+        return [
+            len(example.text) + len(example.text_pair or "") + len(example.target or "") for _, example in self.items
+        ]
+
+
+def read_data(request: TrainingRequest) -> TrainingData:
+    """Read and check every example that the run will use.
+
+    Raises:
+        DataError: a split is missing or empty, or a row is faulty; the message names file and row.
+    """
+    settings = request.settings
+    items: list[Item] = []
+    validation: list[tuple[Example, ...]] = []
+    for position, spec in enumerate(request.datasets):
+        # The right answer is what is learnt; to tokenise the wrong ones would only take time.
+        examples = load_examples(spec, settings.split, limit=settings.examples)
+        items += [(position, replace(example, choices=())) for example in examples]
+        if settings.validation is not None:
+            validation.append(tuple(load_examples(spec, settings.validation, limit=settings.validation_examples)))
+    return TrainingData(tuple(items), tuple(validation))
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Makes a micro-batch: one batch for each dataset that has examples in it."""
+
+    specs: Sequence[DatasetSpec]
+    processors: Sequence[Processor | None]
+
+    def __call__(self, items: Sequence[Item]) -> tuple[Part, ...]:
+        """Tokenised batches of neighbouring items of one dataset each."""
+        parts = []
+        for position, members in groupby(items, key=lambda item: item[0]):
+            examples = [example for _, example in members]
+            (batch,) = make_batches(examples, self.specs[position], self.processors[position], len(examples))
+            parts.append((position, batch))
+        return tuple(parts)
+
+
+def scored_positions(parts: Sequence[Part]) -> int:
+    """Number of labels in a micro-batch that count: classes, values, or target tokens."""
+    return sum(_scored(batch) for _, batch in parts)
+
+
+def _scored(batch: Batch) -> int:
+    labels: Any = batch.labels[:, 1:] if batch.task == "language_modeling" else batch.labels
+    return int((labels != -100).sum()) if labels.dtype.is_floating_point is False else labels.shape[0]

@@ -1,0 +1,111 @@
+"""What a finished run leaves: weights, config, tokenizer, and training.json, which says how they were made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mats import __version__
+from mats.checkpoints import copy_companions, open_checkpoint
+from mats.errors import OutputExists
+from mats.files import write_json_atomically
+from mats.training.history import Evaluation, best_of
+from mats.training.plan import TrainingPlan
+from mats.training.processes import process_count
+
+REPORT = "training.json"
+SCHEMA_VERSION = 1
+
+
+def finished(plan: TrainingPlan) -> bool:
+    """Whether the result is there already, made from the same settings, base and data.
+
+    Raises:
+        OutputExists: something else is there, and the request does not allow to replace it.
+    """
+    if not plan.output.exists():
+        return False
+    found = read_report(plan.output)
+    if found.get("identity") == plan.identity:
+        return True
+    if plan.request.overwrite:
+        return False
+    what = _difference(found.get("identity"), plan.identity) if found else "no result of training"
+    raise OutputExists(f"{plan.output}: exists already ({what}); choose another output or pass --overwrite")
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """`training.json` of a finished run; empty where there is none."""
+    try:
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}
+
+
+def _difference(found: Any, wanted: dict[str, Any]) -> str:
+    """The first setting in which two runs differ."""
+    if not isinstance(found, dict):
+        return "of another kind"
+    for key, value in wanted["settings"].items():
+        there = found.get("settings", {}).get(key)
+        if there != value:
+            return f"made with {key} {there}, wanted {value}"
+    return "made from another base" if found.get("base") != wanted["base"] else "made from other data"
+
+
+def write_model(folder: Path, base: str | Path, model: nn.Module) -> None:
+    """Write a model as a folder that `from_pretrained` loads, with the base's tokenizer and licence."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open_checkpoint(base) as checkpoint:
+        copy_companions(checkpoint, folder)
+    save: Any = model.save_pretrained
+    save(folder)
+
+
+def write_report(
+    folder: Path,
+    plan: TrainingPlan,
+    history: Sequence[Evaluation],
+    chosen: int,
+    *,
+    seconds: float,
+    facts: dict[str, Any],
+) -> None:
+    """Write training.json.
+
+    Args:
+        folder: Of the result.
+        plan: What was done.
+        history: Every evaluation.
+        chosen: After how many updates the weights of the result are.
+        seconds: Wall time, interruptions left out.
+        facts: About the model: numbers of parameters, names of fresh and of unused tensors.
+    """
+    import transformers
+
+    best = best_of(history)
+    done = history[-1].updates if history else plan.shape.updates
+    report = {
+        "schema_version": SCHEMA_VERSION,
+        "name": plan.request.task_name,
+        "base": str(plan.request.base),
+        "settings": plan.request.settings.model_dump(mode="json"),
+        "identity": plan.identity,
+        "model": facts,
+        "batch": {**asdict(plan.shape), "updates_done": done, "evaluate_every": plan.evaluate_every},
+        "stopped_early": done < plan.shape.updates,
+        "chosen": {"updates": chosen, "score": next((e.score for e in history if e.updates == chosen), None)},
+        "best": None if best is None else {"updates": best.updates, "score": best.score},
+        "evaluations": [asdict(evaluation) for evaluation in history],
+        "seconds": round(seconds, 3),
+        "processes": process_count(),
+        "device": plan.device,
+        "versions": {"mats": __version__, "transformers": transformers.__version__},
+    }
+    write_json_atomically(folder / REPORT, json.loads(json.dumps(report)))
