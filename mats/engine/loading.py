@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -69,19 +70,25 @@ class GroupLoader:
         """
         first = group.systems[0]
         dtype = torch.float64 if first.settings.solver.precision == "float64" else torch.float32
-        shape = (len(group.systems), *first.shape)
-        targets = torch.empty((len(self.weights), *shape), dtype=dtype, device=self.device)
-        start = torch.empty(shape, dtype=dtype, device=self.device)
+        targets = self.targets(group, dtype)
+        start = torch.empty_like(targets[0])
         for position, system in enumerate(group.systems):
-            for index in range(len(self.weights)):
-                targets[index, position] = self._target(system, index).to(dtype)
             start[position] = self._start(system, targets[:, position])
-        return GroupProblem(targets, start, self._quadratic(group, dtype))
+        return GroupProblem(targets, start, self.quadratic(group, dtype))
 
-    def _target(self, system: System, index: int) -> Tensor:
-        weight = self.inputs.read(index, system.weight)
-        bias = None if system.bias is None else self.inputs.read(index, system.bias)
-        return to_canonical(weight, system.layout, bias)
+    def targets(self, group: Group, dtype: torch.dtype) -> Tensor:
+        """The models' own weights W_i, [m, L, out, in]."""
+        return torch.stack(
+            [self.stacked(group, dtype, partial(self.inputs.read, index)) for index in range(len(self.weights))]
+        )
+
+    def stacked(self, group: Group, dtype: torch.dtype, read: Callable[[str], Tensor]) -> Tensor:
+        """The weights of one checkpoint for a group, [L, out, in]; `read` finds a tensor by its name in the output."""
+        matrices = torch.empty((len(group.systems), *group.systems[0].shape), dtype=dtype, device=self.device)
+        for position, system in enumerate(group.systems):
+            bias = None if system.bias is None else read(system.bias)
+            matrices[position] = to_canonical(read(system.weight), system.layout, bias)
+        return matrices
 
     def _start(self, system: System, targets: Tensor) -> Tensor:
         """x0 from the targets already read; each is handed to the start's merge as a copy that it may overwrite."""
@@ -102,7 +109,8 @@ class GroupLoader:
         assert system.bias is not None
         return bias.reshape(self.inputs.infos[system.bias].shape)
 
-    def _quadratic(self, group: Group, dtype: torch.dtype) -> Quadratic:
+    def quadratic(self, group: Group, dtype: torch.dtype) -> Quadratic:
+        """The curvatures C_i of a group and the models' weights λ_i."""
         rule = group.systems[0].rule
         shape = (len(group.systems), *group.systems[0].shape)
         if rule == "identity":
