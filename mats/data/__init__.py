@@ -7,6 +7,7 @@ from mats.data.generation import GenerationSettings, PerplexitySettings
 from mats.data.image_settings import ImageSettings
 from mats.data.images import pixel_values
 from mats.data.metric_names import MetricName, metrics_for
+from mats.data.mixture import Mixture, load_mixture
 from mats.data.padding import NOT_SCORED, pad_rows, real_positions, shift_right
 from mats.data.processors import Processor, as_processor, load_processor
 from mats.data.prompts import JinjaTemplate, Prompts, Template
@@ -24,6 +25,7 @@ __all__ = [
     "ImageSettings",
     "JinjaTemplate",
     "MetricName",
+    "Mixture",
     "PerplexitySettings",
     "Processor",
     "Prompts",
@@ -32,6 +34,7 @@ __all__ = [
     "Template",
     "as_processor",
     "load_examples",
+    "load_mixture",
     "load_processor",
     "load_spec",
     "make_batches",

@@ -9,6 +9,7 @@ with three dots), white space stripped on both sides, the filters `choice` and `
 from __future__ import annotations
 
 import functools
+import operator
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,7 @@ def render(
     row: Mapping[str, Any],
     *,
     seed: str,
+    draw: int | None = None,
     longest_text: int = LONGEST_TEXT,
 ) -> RenderedPrompt:
     """Fill a template from a row.
@@ -56,6 +58,7 @@ def render(
         answer_choices: The choices, or None.
         row: Column → value.
         seed: Of the template's draws; the same text draws the same, in every process.
+        draw: Take this item wherever the template draws one.
         longest_text: Characters of one inserted text.
 
     Raises:
@@ -64,7 +67,7 @@ def render(
     values = {
         name: value.replace(SEPARATOR, PROTECTED) if isinstance(value, str) else value for name, value in row.items()
     }
-    values[DRAWS] = random.Random(seed)
+    values[DRAWS] = random.Random(seed).choice if draw is None else operator.itemgetter(draw)
     choices = _render(name, answer_choices, values) if answer_choices is not None else None
     values["answer_choices"] = choices
     parts = _render(name, _with_cuts(jinja, longest_text), values)
@@ -134,7 +137,7 @@ def _environment() -> Any:
 
     @jinja2.pass_context
     def choice(context: Any, items: Sequence[Any]) -> Any:
-        return context[DRAWS].choice(items)
+        return context[DRAWS](items)
 
     environment = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined)
     environment.globals.update(zip=zip, enumerate=enumerate)

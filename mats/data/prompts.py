@@ -54,6 +54,7 @@ class JinjaTemplate(Strict):
     name: str = Field(min_length=1, description="promptsource's name, or one of your own.")
     jinja: str = Field(min_length=1, description="Prompt and target, with `|||` between them.")
     answer_choices: str | None = Field(default=None, description="Jinja of the choices, with `|||` between them.")
+    draw: int | None = Field(default=None, ge=0, description="Each draw takes this item. Default: one at random.")
 
     @model_validator(mode="after")
     def _parse(self) -> JinjaTemplate:
@@ -83,6 +84,11 @@ class Prompts(Strict):
     only: tuple[str, ...] = Field(default=(), description="Keep these names alone.")
     without: tuple[str, ...] = Field(default=(), description="Leave these names out.")
     seed: int = Field(default=0, ge=0, description="Of the draws that a few templates make, one per example.")
+    fixed_draws: dict[str, int] = Field(
+        default={},
+        description="Template that draws from a list of its own → length n of the list; n templates with fixed draws "
+        "take its place, after all others.",
+    )
     templates: tuple[JinjaTemplate, ...] = Field(
         default=(), description="The templates themselves, instead of a file; filled in when one is read."
     )

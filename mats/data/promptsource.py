@@ -45,7 +45,7 @@ def read_templates(prompts: Prompts, beside: Path) -> tuple[JinjaTemplate, ...]:
     path = _path_of(prompts, beside)
     entries = _read(path)
     names = [str(entry.get("name")) for entry in entries]
-    for name in (*prompts.only, *prompts.without):
+    for name in (*prompts.only, *prompts.without, *prompts.fixed_draws):
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             raise RequestError(
@@ -54,10 +54,19 @@ def read_templates(prompts: Prompts, beside: Path) -> tuple[JinjaTemplate, ...]:
     kept = [entry for entry in entries if _keeps(prompts, entry)]
     if not kept:
         raise RequestError(f"{path}: none of its {len(entries)} templates is kept; looser filters would be right")
-    return tuple(
+    templates = [
         JinjaTemplate(name=entry["name"], jinja=entry["jinja"], answer_choices=entry.get("answer_choices"))
         for entry in kept
-    )
+    ]
+    return tuple(_with_fixed_draws(templates, prompts.fixed_draws))
+
+
+def _with_fixed_draws(templates: list[JinjaTemplate], counts: Mapping[str, int]) -> Iterator[JinjaTemplate]:
+    """The templates that draw nothing by themselves, then each other one once per item that it may draw."""
+    yield from (template for template in templates if template.name not in counts)
+    for template in templates:
+        for item in range(counts.get(template.name, 0)):
+            yield template.model_copy(update={"name": f"{template.name} {item + 1}", "draw": item})
 
 
 def _path_of(prompts: Prompts, beside: Path) -> Path:

@@ -61,6 +61,7 @@ def _show_jinja(template: JinjaTemplate, row: Row, spec: DatasetSpec, row_id: st
         template.answer_choices,
         row.values,
         seed=f"{spec.prompts.seed}/{row_id}/{template.name}",
+        draw=template.draw,
         longest_text=spec.longest_field or jinja_prompts.LONGEST_TEXT,
     )
     if rendered.target is None and spec.task == "text_to_text":

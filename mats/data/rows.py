@@ -8,7 +8,7 @@ import json
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -162,6 +162,8 @@ def _csv_rows(path: Path, source: CsvSource) -> Iterator[Row]:
     reader = csv.reader(_lines(path), delimiter=source.delimiter, **dialect)
     names = source.header
     try:
+        for _ in range(source.skip):
+            next(reader, None)
         for values in reader:
             if names is None:
                 names = tuple(values)
@@ -198,7 +200,7 @@ def _hub_rows(source: HubSource, split: str, name: str) -> Iterator[Row]:
     hub_split = source.names.get(split, split)
     where = f"{source.id}{f' ({source.config})' if source.config else ''}"
     try:
-        rows: Iterable[Any] = datasets.load_dataset(source.id, source.config, revision=source.revision, split=hub_split)
+        rows: Iterable[Any] = _open_hub(source, split, hub_split)
     except ValueError as error:  # an unknown split or configuration; datasets' own words name those that exist
         raise DataError(f"dataset {name}: {where}: {_first_line(error)}") from error
     except RuntimeError as error:  # what datasets >= 4 raises for repositories that hold a script
@@ -212,6 +214,25 @@ def _hub_rows(source: HubSource, split: str, name: str) -> Iterator[Row]:
         raise WorkFailed(f"dataset {name}: {where}: {_first_line(error)}; check the id and the connection") from error
     for index, values in enumerate(rows):
         yield Row(values, f"{where} {hub_split} row {index}")
+
+
+def _open_hub(source: HubSource, split: str, hub_split: str) -> Iterable[Any]:
+    """The hub's rows of one split: of the repository as it describes itself, or of the file that the source names."""
+    import datasets
+
+    if not source.files:
+        rows: Iterable[Any] = datasets.load_dataset(source.id, source.config, revision=source.revision, split=hub_split)
+        return rows
+    if split not in source.files:
+        raise ValueError(f"no file for split '{split}'; there are files for {', '.join(source.files)}")
+    file = source.files[split]
+    revision = f"@{source.revision}" if source.revision else ""
+    local = Path(source.id).is_dir()
+    path = str(Path(source.id) / file) if local else f"hf://datasets/{source.id}{revision}/{file}"
+    named: Iterable[Any] = datasets.load_dataset(
+        source.BUILDERS[PurePosixPath(file).suffix], data_files={"train": path}, split="train"
+    )
+    return named
 
 
 def _first_line(error: BaseException) -> str:

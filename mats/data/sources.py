@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from pathlib import PurePosixPath
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mats.data.strict import Strict
 
@@ -36,8 +37,9 @@ class CsvSource(FileSource):
     delimiter: str = Field(default=",", min_length=1, max_length=1, description="Between values; a tab for TSV.")
     quoting: bool = Field(default=True, description="Whether double quotes hold a value together.")
     header: tuple[str, ...] | None = Field(
-        default=None, description="Names of the columns, for files without a first line of names."
+        default=None, description="Names of the columns, for files without a first line of names, or with others."
     )
+    skip: int = Field(default=0, ge=0, description="Lines before the rows (or before the names) that are passed over.")
 
 
 class ArraySource(FileSource):
@@ -49,12 +51,26 @@ class ArraySource(FileSource):
 class HubSource(Strict):
     """A dataset of the Hugging Face Hub (or a local folder of data files), read by `datasets`; never by a script."""
 
+    BUILDERS: ClassVar[dict[str, str]] = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+
     format: Literal["hub"]
     id: str = Field(min_length=1, description="Dataset id, as `paws`.")
     config: str | None = Field(default=None, description="Configuration, as `labeled_final`.")
     revision: str | None = Field(default=None, description="Commit, tag or branch. Default: the newest.")
     names: dict[str, str] = Field(default={}, description="Split → the hub's name for it. Default: the same name.")
+    files: dict[str, str] = Field(
+        default={}, description="Split → its JSON, CSV or Parquet file, where the repository does not say so itself."
+    )
     verified: bool = Field(default=False, description="Whether id and columns were tried against the hub.")
+
+    @model_validator(mode="after")
+    def _known_files(self) -> HubSource:
+        for split, file in self.files.items():
+            if PurePosixPath(file).suffix not in self.BUILDERS:
+                raise ValueError(f"files.{split}: {file}; one of {', '.join(self.BUILDERS)} would be right")
+        if self.files and self.config is not None:
+            raise ValueError("files and config are given; files stand for themselves, so no config would be right")
+        return self
 
 
 Source = Annotated[JsonLinesSource | CsvSource | ArraySource | HubSource, Field(discriminator="format")]

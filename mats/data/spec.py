@@ -102,7 +102,7 @@ class DatasetSpec(Strict):
     @property
     def split_names(self) -> tuple[str, ...]:
         """Splits known from the file; a hub dataset may have more."""
-        own = self.source.names if isinstance(self.source, HubSource) else self.source.files
+        own = (*self.source.names, *self.source.files) if isinstance(self.source, HubSource) else self.source.files
         return tuple(dict.fromkeys((*own, *self.splits)))
 
     @property
@@ -131,17 +131,19 @@ class DatasetSpec(Strict):
             return known[0]
         return known[row % len(known)] if self.template_rule == "cycle" else known[self.template_rule]
 
-    def with_template(self, index: int) -> DatasetSpec:
-        """The same dataset with every example shown by one template; ids of examples stay `<split>:<row>`.
+    def with_template(self, rule: int | Literal["cycle", "all"]) -> DatasetSpec:
+        """The same dataset by another `template_rule`; with an index every example is shown by that one template.
+
+        Ids of examples stay `<split>:<row>` (but for `all`), so scores by different templates can be compared.
 
         Raises:
             RequestError: there is no template of that index.
         """
         count = len(self.known_templates)
-        if not 0 <= index < count:
+        if count == 0 or (isinstance(rule, int) and not 0 <= rule < count):
             known = f"0 to {count - 1} would be right" if count else "it has none"
-            raise RequestError(f"dataset {self.name}: no template {index}; {known}")
-        return self.model_copy(update={"template_rule": index})
+            raise RequestError(f"dataset {self.name}: no template {rule}; {known}")
+        return self.model_copy(update={"template_rule": rule})
 
     @model_validator(mode="before")
     @classmethod

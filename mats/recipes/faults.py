@@ -14,7 +14,7 @@ from mats.recipes.layers import Layer, shown
 from mats.recipes.overrides import unknown_key
 from mats.recipes.schema_walk import fields_at
 from mats.recipes.sections import DEVICE_PATTERN, DEVICES
-from mats.recipes.yaml_reader import KeyPath
+from mats.yaml_reader import KeyPath
 
 LONGEST_VALUE = 60  # characters of a received value that are shown
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mats.errors import RecipeError
-from mats.recipes.yaml_reader import KeyPath, dotted, read_yaml
+from mats.yaml_reader import KeyPath, dotted, read_yaml
 
 KEPT_BESIDE_METHOD = ("rules", "preset", "parameters")
 """Keys next to `method` that hold for every method."""

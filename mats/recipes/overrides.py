@@ -17,8 +17,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mats.errors import RecipeError
 from mats.recipes.layers import KEPT_BESIDE_METHOD, METHOD_KEYS, Layer, model_name
-from mats.recipes.schema_walk import annotation_at, fields_at, is_list, places_of
-from mats.recipes.yaml_reader import KeyPath, parse_value
+from mats.recipes.schema_walk import annotation_at, fields_at, is_list, is_told_by_method, places_of
+from mats.yaml_reader import KeyPath, parse_value
 
 COMMAND_LINE = "command line"
 
@@ -100,6 +100,8 @@ def _resolve(data: Any, segments: list[str], whole: str, schema: type[BaseModel]
             continue
         fields = fields_at(schema, data, at)
         key = rest[0]
+        if fields is None and key == "method" and is_told_by_method(annotation_at(schema, data, at)):
+            fields = {key: str}  # the method that decides which other keys there are
         if fields is None or key not in fields:
             raise RecipeError([f"{COMMAND_LINE}: {whole}: {unknown_key(key, fields, schema, data)}"])
         at, here, rest = (*at, key), here.get(key) if isinstance(here, dict) else None, rest[1:]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import BaseModel
 
-from mats.recipes.yaml_reader import KeyPath
+from mats.yaml_reader import KeyPath
 
 Fields = dict[str, Any]
 """Key → annotation of its value."""
@@ -102,6 +102,12 @@ def _item_of(annotation: Any) -> Any | None:
 def is_list(annotation: Any) -> bool:
     """Whether a list may stand where this annotation holds."""
     return _item_of(annotation) is not None
+
+
+def is_told_by_method(annotation: Any) -> bool:
+    """Whether one of several schemas may stand where this annotation holds, told apart by the key `method`."""
+    models = [each for each in _alternatives(annotation) if isinstance(each, type) and issubclass(each, BaseModel)]
+    return len(models) > 1 and all("method" in model.model_fields for model in models)
 
 
 def places_of(root: type[BaseModel], key: str, data: Any) -> list[str]:

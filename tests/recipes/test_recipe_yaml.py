@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mats.errors import RecipeError, RequestError
-from mats.recipes.yaml_reader import parse_value, read_yaml
+from mats.yaml_reader import parse_value, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def test_json_is_yaml(value: object) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("!!python/object/apply:os.system [true]", "recipes hold plain values alone"),
-        ("!include other.yaml", "recipes hold plain values alone"),
+        ("!!python/object/apply:os.system [true]", "files hold plain values alone"),
+        ("!include other.yaml", "files hold plain values alone"),
         ("{a: 1, a: 2}", "given twice"),
         ("&a [*a]", "an alias that holds itself"),
         ("{[1]: 2}", "is no word"),

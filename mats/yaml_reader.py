@@ -151,7 +151,7 @@ def _walk(
         faults.append(f"{source}:{line}: an alias that holds itself; write the value out")
         return
     if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.startswith("tag:yaml.org,2002:python"):
-        faults.append(f"{source}:{line}: tag '{node.tag}'; recipes hold plain values alone")
+        faults.append(f"{source}:{line}: tag '{node.tag}'; files hold plain values alone")
         return
     inside = (*above, id(node))
     if isinstance(node, yaml.SequenceNode):
