@@ -77,11 +77,15 @@ def publish_folder(temporary: Path, final: Path, *, overwrite: bool = False) -> 
 
 
 @contextmanager
-def exclusive(lock_path: Path) -> Iterator[None]:
+def exclusive(lock_path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold `lock_path` for this process; the kernel frees it when the process ends, however it ends.
 
+    Args:
+        lock_path: the file; its folder is made.
+        wait: wait until it is free, where another process holds it.
+
     Raises:
-        OutputExists: another process holds it.
+        OutputExists: another process holds it, and `wait` is false.
         WorkFailed: its folder cannot be made or written to.
     """
     try:
@@ -91,7 +95,7 @@ def exclusive(lock_path: Path) -> Iterator[None]:
         raise explain_os_error(error, lock_path.parent) from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise OutputExists(
                 f"{lock_path.parent}: another run is writing here; wait for it or choose another output"

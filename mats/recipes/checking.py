@@ -30,11 +30,7 @@ def find_problems(recipe: Recipe, output: str | Path | None = None) -> list[Prob
         recipe: a recipe that the schema has accepted.
         output: folder of the result, where it is not the recipe's.
     """
-    problems: list[Problem] = []
-    for model in recipe.models:
-        if model.data is not None:
-            problems.extend(_data_problems(recipe, f"models.{model.name}.data", partial(dataset_of, model)))
-    problems.extend(_checkpoint_problems(recipe))
+    problems = input_problems(recipe)
     if reads_metadata(recipe):
         for model in recipe.models:
             problems.extend(_attempt("", partial(_open_existing, recipe, model)))
@@ -45,6 +41,16 @@ def find_problems(recipe: Recipe, output: str | Path | None = None) -> list[Prob
         problems.append(_problem("", OutputExists(f"output {chosen}: exists already; --overwrite would replace it")))
     if not problems:
         problems.extend(_attempt("", partial(_plan, recipe, chosen)))
+    return problems
+
+
+def input_problems(recipe: Recipe) -> list[Problem]:
+    """What is wrong with the models, the base and the dataset files of a recipe, as far as headers tell."""
+    problems: list[Problem] = []
+    for model in recipe.models:
+        if model.data is not None:
+            problems.extend(_data_problems(recipe, f"models.{model.name}.data", partial(dataset_of, model)))
+    problems.extend(_checkpoint_problems(recipe))
     return problems
 
 

@@ -54,11 +54,30 @@ def _load(path: Path, above: tuple[Path, ...]) -> Layer:
         circle = " → ".join(str(step) for step in (*above[above.index(resolved) :], resolved))
         raise RecipeError([f"{path}: extends: goes in a circle: {circle}"])
     file = read_yaml(path)
-    own = {key: value for key, value in file.data.items() if key != "extends"}
-    layer = named_models(Layer(own, {at: f"{path}:{line}" for at, line in file.lines.items()}))
+    return extended_layer(
+        file.data, {at: f"{path}:{line}" for at, line in file.lines.items()}, path, (*above, resolved)
+    )
+
+
+def extended_layer(
+    data: dict[str, Any], origins: dict[KeyPath, str], path: Path, above: tuple[Path, ...] = ()
+) -> Layer:
+    """A recipe's data over whatever its `extends` names.
+
+    Args:
+        data: keys and values as they were written.
+        origins: where each was written.
+        path: the file that holds them; `extends` is relative to it.
+        above: the files that led here.
+
+    Raises:
+        RequestError, RecipeError: as `load_layers`.
+    """
+    own = {key: value for key, value in data.items() if key != "extends"}
+    layer = named_models(Layer(own, origins))
     below: Layer | None = None
-    for parent in _parents(path, file.data.get("extends"), layer.origin(("extends",))):
-        lower = _load(parent, (*above, resolved))
+    for parent in _parents(path, data.get("extends"), layer.origin(("extends",))):
+        lower = _load(parent, above)
         below = lower if below is None else merge_layers(below, lower)
     return layer if below is None else merge_layers(below, layer)
 

@@ -94,11 +94,11 @@ def run_scorings(
         parts.append(evaluate_with(settings, models, scoring.datasets, progress=progress or Silent()))
     datasets = {entry["name"]: entry for part in parts for entry in part["datasets"]}
     entries = [entry for part in parts for entry in part["models"]]
-    _add_relative(entries)
+    add_relative(entries)
     return {**parts[0], "datasets": list(datasets.values()), "models": entries}
 
 
-def _add_relative(entries: list[dict[str, Any]]) -> None:
+def add_relative(entries: list[dict[str, Any]]) -> None:
     """Compare models scored on several datasets with the ones that were scored on one of them alone."""
     individual: dict[str, float] = {}
     for entry in entries:

@@ -1,0 +1,179 @@
+"""`report.html` of a sweep: the selected points with their recipes, plots and the table, with everything inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from importlib.resources import files
+from string import Template
+
+import yaml
+
+from mats.reporting.html_table import Cell, Column, html_table, number_cell, text_cell
+from mats.reporting.numbers import NOTHING, percent, short, whole
+from mats.reporting.sweep_results import DatasetScore, PointResult, SweepResults
+from mats.reporting.sweep_table import word
+
+MEGABYTE = 1e6
+
+
+def render_sweep_page(results: SweepResults, pictures: Mapping[str, str]) -> str:
+    """The page as HTML; `pictures` are SVGs by title."""
+    template = Template(files("mats.reporting").joinpath("page.html").read_text(encoding="utf-8"))
+    sections = [
+        _header(results),
+        _tiles(results),
+        _selected(results),
+        *(f"<h2>{escape(title)}</h2><figure>{svg[svg.index('<svg') :]}</figure>" for title, svg in pictures.items()),
+        _points(results),
+        _failures(results),
+        _recipes(results),
+    ]
+    return template.substitute(title=escape(results.title), body="\n".join(filter(None, sections)))
+
+
+def _header(results: SweepResults) -> str:
+    axes = ", ".join(f"<code>{escape(axis)}</code>" for axis in results.axes) or "no axis"
+    notes = "".join(f"<li>{escape(note)}</li>" for note in results.notes)
+    return f"<h1>{escape(results.title)}</h1>\n<p>{len(results.points)} points over {axes}.</p>\n<ul>{notes}</ul>"
+
+
+def _tiles(results: SweepResults) -> str:
+    tiles = [(f"{len(results.done)} of {len(results.points)}", "points done")]
+    best = [score for point in results.chosen if (score := results.score(point)) is not None]
+    name = results.metric.replace("_", " ")
+    if best:
+        tiles.append((percent(max(best)), f"{name} on {results.split}, selected"))
+    if results.report_split is not None:
+        scores = [results.score(point, results.report_split) for point in results.chosen]
+        known = [score for score in scores if score is not None]
+        if known and len(known) == len(best):
+            index = best.index(max(best))
+            tiles.append((percent(known[index]), f"{name} on {results.report_split}, the same point"))
+    if seconds := [point.seconds for point in results.done if point.seconds is not None]:
+        tiles.append((f"{sum(seconds):.0f} s", "merging, all points"))
+    return (
+        "<div class=tiles>" + "".join(f"<div class=tile><b>{a}</b><span>{b}</span></div>" for a, b in tiles) + "</div>"
+    )
+
+
+def _selected(results: SweepResults) -> str:
+    """One row per selected point: its axes, its score where it was selected, its scores on the reported split."""
+    if not results.chosen:
+        return ""
+    told = results.report_split if results.report_split is not None and _is_reported(results) else results.split
+    datasets = _datasets(results, told)
+    columns = [Column("point"), *(Column(axis, text=True) for axis in results.axes)]
+    columns.append(Column(f"{results.split}: {results.metric.replace('_', ' ')}"))
+    if told != results.split:
+        columns.append(Column(f"{told}: {results.metric.replace('_', ' ')}"))
+    columns += [Column(f"{told}: {dataset}") for dataset in datasets]
+    rows = []
+    for point in results.chosen:
+        cells = [number_cell(point.number), *(_axis_cell(point, axis) for axis in results.axes)]
+        cells.append(_share_cell(results.score(point)))
+        if told != results.split:
+            cells.append(_share_cell(results.score(point, told)))
+        scores = point.scores.get(told)
+        cells += [_dataset_cell(None if scores is None else scores.datasets.get(dataset)) for dataset in datasets]
+        rows.append(cells)
+    title = "The selected point" if len(rows) == 1 else "The selected points"
+    note = "<p class=soft>In brackets: 95 % interval over examples; after ×: share of the dataset's own model.</p>"
+    return f"<h2>{title}</h2>{html_table(columns, rows)}{note}"
+
+
+def _is_reported(results: SweepResults) -> bool:
+    return results.report_split is not None and any(results.report_split in point.scores for point in results.chosen)
+
+
+def _datasets(results: SweepResults, split: str | None) -> list[str]:
+    found = {name: None for point in results.done for name in _scores(point, split)}
+    return list(found)
+
+
+def _scores(point: PointResult, split: str | None) -> Mapping[str, DatasetScore]:
+    scores = None if split is None else point.scores.get(split)
+    return {} if scores is None else scores.datasets
+
+
+def _axis_cell(point: PointResult, axis: str) -> Cell:
+    value = point.columns.get(axis)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return Cell(short(value) if isinstance(value, float) else str(value), value=repr(value), text=True)
+    return text_cell(word(value) or NOTHING)
+
+
+def _share_cell(value: float | None) -> Cell:
+    return Cell(percent(value), value="" if value is None else repr(value))
+
+
+def _dataset_cell(score: DatasetScore | None) -> Cell:
+    if score is None:
+        return _share_cell(None)
+    interval = "" if score.interval is None else f" [{100 * score.interval[0]:.1f}, {100 * score.interval[1]:.1f}]"
+    relative = "" if score.relative is None else f" × {score.relative:.3f}"
+    return Cell(percent(score.value) + interval + relative, value=repr(score.value))
+
+
+def _points(results: SweepResults) -> str:
+    """Every point that is done: axes, means on every split, the datasets of the split of selection, cost."""
+    datasets = _datasets(results, results.split)
+    numeric = {axis for axis in results.axes if all(_is_numeric(point.columns.get(axis)) for point in results.done)}
+    columns = [Column("point"), *(Column(axis, text=axis not in numeric) for axis in results.axes)]
+    columns += [Column(f"{split}: {name}") for split in results.splits() for name in ("relative", "mean")]
+    columns += [Column(f"{results.split}: {dataset}") for dataset in datasets]
+    columns += [Column("merge, s"), Column("peak, MB")]
+    rows = []
+    for point in results.done:
+        name = f"{point.number}{' ★' if point.number in results.selected else ''}"
+        cells = [Cell(name, value=str(point.number)), *(_axis_cell(point, axis) for axis in results.axes)]
+        for split in results.splits():
+            scores = point.scores.get(split)
+            cells += [_share_cell(None if scores is None else value) for value in _means(point, split)]
+        own = _scores(point, results.split)
+        cells += [_share_cell(own[dataset].value if dataset in own else None) for dataset in datasets]
+        memory = point.peak_memory_bytes
+        cells += [number_cell(point.seconds), Cell(NOTHING if memory is None else whole(round(memory / MEGABYTE)))]
+        rows.append(cells)
+    if not rows:
+        return "<p>No point is done.</p>"
+    box = '<input type=search data-table=points placeholder="filter: ties 0.3" aria-label="filter points">'
+    star = "<p class=soft>★ selected. Seconds and memory are those of the merge alone.</p>" if results.chosen else ""
+    return f"<h2>All points</h2>{box}{html_table(columns, rows, name='points', tall=True)}{star}"
+
+
+def _is_numeric(value: object) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
+def _means(point: PointResult, split: str) -> tuple[float | None, float | None]:
+    scores = point.scores.get(split)
+    return (None, None) if scores is None else (scores.mean_relative, scores.mean)
+
+
+def _failures(results: SweepResults) -> str:
+    failed = [point for point in results.points if point.state == "failed"]
+    if not failed:
+        return ""
+    columns = [Column("point"), *(Column(axis, text=True) for axis in results.axes), Column("error", text=True)]
+    rows = [
+        [
+            number_cell(point.number),
+            *(_axis_cell(point, axis) for axis in results.axes),
+            text_cell(point.error or "", "wrap"),
+        ]
+        for point in failed
+    ]
+    return "<h2>Failed points</h2>" + html_table(columns, rows)
+
+
+def _recipes(results: SweepResults) -> str:
+    parts = []
+    for point in results.chosen:
+        text = yaml.safe_dump(dict(point.recipe), sort_keys=False, allow_unicode=True)
+        opened = " open" if len(results.chosen) == 1 else ""
+        parts.append(
+            f"<details{opened}><summary>Point {point.number} ({escape(point.name)})</summary>"
+            f"<pre>{escape(text)}</pre></details>"
+        )
+    return "<h2>Recipe of the selection</h2>" + "".join(parts) if parts else ""
