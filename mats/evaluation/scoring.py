@@ -27,18 +27,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def answer_scores(model: nn.Module, batch: Batch, *, length_normalization: bool = False) -> Tensor:
-    """Scores [B, K] of the classes or answer choices, float32; the highest is the prediction.
+    """Scores [B, K] of the classes or answer choices, float32, the highest the prediction; of a regression its output.
 
     Raises:
-        RequestError: the examples have neither classes nor choices.
+        RequestError: the examples have neither classes nor choices nor a number.
     """
-    if batch.task in ("text_classification", "image_classification"):
+    if batch.task in ("text_classification", "text_regression", "image_classification"):
         logits: Tensor = model(**batch.inputs).logits
         return logits.float()
     if batch.choices is None:
         raise RequestError(
-            f"{batch.task} without answer choices cannot be scored; "
-            "classification, or text_to_text with choices, would be right"
+            f"{batch.task} without answer choices cannot be scored batch by batch; "
+            "mats.evaluation.evaluate_dataset writes texts and tells perplexities"
         )
     return choice_scores(model, batch, length_normalization=length_normalization)
 
