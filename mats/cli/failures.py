@@ -21,7 +21,7 @@ UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """click's own class, found through typer, which carries click inside itself since 0.20 and beside itself before."""
 ClickException: type[Exception] = UsageError.__bases__[0]
 
-RESUMABLE = ("merge", "save-metadata", "sweep")
+RESUMABLE = ("merge", "save-metadata", "sweep", "generate", "harness")
 """Commands that keep what they have done when they are stopped."""
 
 

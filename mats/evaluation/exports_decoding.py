@@ -1,0 +1,136 @@
+"""Prompts that are given as texts, put in batches before a model that writes (`mats.evaluation.generation`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from mats.data import Processor, pad_rows, real_positions
+from mats.data.generation import GenerationSettings
+from mats.errors import InputsMismatch, RequestError
+from mats.evaluation.generation import write_rows
+from mats.evaluation.scoring import evaluating
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """A prompt as the model takes it.
+
+    Attributes:
+        key: Unique among those of a run; draws depend on it.
+        ids: Token ids, at least one.
+    """
+
+    key: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class KeyedText:
+    """What the model wrote after the prompt of this key; `finished` unless the length limit cut it."""
+
+    key: str
+    text: str
+    finished: bool
+
+
+def generation_settings(**values: Any) -> GenerationSettings:
+    """Settings from values given one by one, None meaning the default.
+
+    Raises:
+        RequestError: a value out of its range, or several that do not go together; all of them on one line.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return GenerationSettings(**{name: value for name, value in values.items() if value is not None})
+    except ValidationError as error:
+        faults = (
+            f"{'.'.join(map(str, fault['loc']))} {fault['input']!r}: {fault['msg']}"
+            if fault["loc"]
+            else str(fault["msg"]).removeprefix("Value error, ")
+            for fault in error.errors()
+        )
+        raise RequestError("; ".join(faults)) from error
+
+
+def tokenise_prompt(key: str, text: str, processor: Processor, *, decoder_only: bool, special: bool) -> PromptTokens:
+    """Token ids of a prompt. An end token that a tokenizer appends is left out where the model is to continue.
+
+    Args:
+        key: The prompt's.
+        text: The prompt.
+        processor: Of the model.
+        decoder_only: Whether the model continues its input.
+        special: Whether the tokenizer adds its special tokens (a chat template has written them).
+
+    Raises:
+        RequestError: the prompt has no tokens.
+        InputsMismatch: the tokenizer makes an id that the model does not have.
+    """
+    tokenizer = processor.tokenizer
+    ids: list[int] = list(tokenizer(text, add_special_tokens=special, truncation=False)["input_ids"])
+    if decoder_only and special and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+        ids = ids[:-1]
+    if not ids:
+        raise RequestError(f"prompt {key} {text!r}: has no tokens; a longer text would be right")
+    if processor.vocabulary_size is not None and max(ids) >= processor.vocabulary_size:
+        raise InputsMismatch(
+            f"prompt {key}: token id {max(ids)} is beyond the model's vocabulary of {processor.vocabulary_size}; "
+            "the tokenizer of this very model would be right"
+        )
+    return PromptTokens(key, tuple(ids))
+
+
+def is_decoder_only(model: nn.Module) -> bool:
+    """Whether the model continues its input, rather than answering from a decoder of its own."""
+    return not getattr(model.config, "is_encoder_decoder", False)
+
+
+def write_after(
+    model: nn.Module, processor: Processor, prompts: Sequence[PromptTokens], settings: GenerationSettings
+) -> list[KeyedText]:
+    """What the model writes after each prompt of one batch: the same in any batch, beyond rounding.
+
+    Where the model has a limit of positions, the longest prompt of the batch bounds the length of all its answers.
+
+    Raises:
+        RequestError: a prompt fills the model's context.
+    """
+    side = "left" if is_decoder_only(model) else "right"
+    device = next(model.parameters()).device
+    rows = [prompt.ids for prompt in prompts]
+    inputs = {
+        "input_ids": pad_rows(rows, processor.pad_id, side=side).to(device),
+        "attention_mask": real_positions(rows, side=side).long().to(device),
+    }
+    keys = [prompt.key for prompt in prompts]
+    fitting = settings.model_copy(update={"max_new_tokens": _length_limit(model, prompts, settings)})
+    with evaluating(model):
+        written = write_rows(model, inputs, keys, processor, fitting)
+    return [KeyedText(key, **asdict(row)) for key, row in zip(keys, written, strict=True)]
+
+
+def context_length(model: nn.Module) -> int | None:
+    """Most positions that the model has; None where they are relative or unknown."""
+    values = (getattr(model.config, name, None) for name in ("max_position_embeddings", "n_positions"))
+    return next((int(value) for value in values if value), None)
+
+
+def _length_limit(model: nn.Module, prompts: Sequence[PromptTokens], settings: GenerationSettings) -> int:
+    """New tokens that fit into the model's context, behind the longest prompt or in the decoder alone."""
+    context = context_length(model)
+    # T5's "n_positions" is the length it was trained on: its positions are relative and have no end.
+    if context is None or getattr(model.config, "relative_attention_num_buckets", None) is not None:
+        return settings.max_new_tokens
+    longest = max(prompts, key=lambda prompt: len(prompt.ids))
+    room = context - (len(longest.ids) if is_decoder_only(model) else 1)
+    if room < 1 or len(longest.ids) > context:
+        raise RequestError(
+            f"prompt {longest.key}: {len(longest.ids)} tokens, but the model has {context} positions for prompt and"
+            " answer; a shorter prompt would be right"
+        )
+    return min(settings.max_new_tokens, room)
