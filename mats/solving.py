@@ -41,7 +41,8 @@ def solve(
     start: Tensor | None = None,
     model_weights: Sequence[float] | None = None,
     solver: SolverName = "pcg",
-    anchor: float = 0.1,
+    damping: float = 0.1,
+    anchor: float = 0.0,
     radius: float | None = None,
     tolerance: float = 1e-4,
     max_iterations: int = 300,
@@ -54,7 +55,9 @@ def solve(
 ) -> Solution:
     """Merge m weights W_i by their curvatures C_i: the minimiser of
 
-        Σ_i λ_i ½ ⟨X − W_i, C_i (X − W_i)⟩ + ½ μ ‖X − x0‖²,      μ = anchor · Σ_i λ_i · mean diagonal of C_i.
+        Σ_i λ_i ½ ⟨X − W_i, C_i (X − W_i)⟩ + ½ ⟨X − x0, (D + μI)(X − x0)⟩,    μ = anchor · Σ_i λ_i · mean diagonal of C_i
+
+    with D the factored damping, of strength `damping`.
 
     What is given decides what C_i is: `input_grams` A_i alone, X A_i (RegMean); with `output_grams` G_i, G_i X A_i
     (K-FAC, as in MaTS); `diagonals` F_i, F_i ∘ X (diagonal Fisher); or any `quadratic` of your own.
@@ -71,7 +74,10 @@ def solve(
         model_weights: λ_i, finite and at least 0; None: all 1.
         solver: `pcg` preconditioned conjugate gradients, `cg` plain ones (as published), `direct` a closed form (an
             error if there is none), `auto` a closed form where there is one.
-        anchor: strength of the pull toward the start, relative to the mean curvature; 0 for none.
+        damping: strength of the pull toward the start in the metric of the factors: every G_i and A_i gets so many
+            times its mean diagonal added (`mats.quadratics.damped`); curvature of one factor is anchored by it instead.
+        anchor: strength of the pull toward the start that is the same in every direction, relative to the mean
+            curvature; 0 for none.
         radius: longest move ‖X − x0‖, in units of the farthest model's distance from the start; None: no bound.
         tolerance: relative residual to reach.
         max_iterations: at most.
@@ -100,7 +106,7 @@ def solve(
         >>> inputs = [torch.randn(50, 4) * seen, torch.randn(50, 4) * (1 - seen)]
         >>> weights = [torch.ones(3, 4), -torch.ones(3, 4)]
         >>> grams = [rows.T @ rows / len(rows) for rows in inputs]
-        >>> solution = solve(weights, input_grams=grams, anchor=1e-6)
+        >>> solution = solve(weights, input_grams=grams, damping=1e-6)
         >>> solution.value[0].round(decimals=3).tolist()  # each model rules where its own inputs lie
         [1.0, 1.0, -1.0, -1.0]
         >>> solution.certificates[0].stop_reason.value
@@ -119,7 +125,9 @@ def solve(
     batch = [tensor.to(device) for tensor in batch]
     origin = _mean(batch) if start is None else _as_batch("start", start, tensors[0]).to(device)
     if settings is None:
-        settings = SolverSettings(solver, anchor, radius, tolerance, max_iterations, tuple(snapshots), precision)
+        settings = SolverSettings(
+            solver, anchor, damping, radius, tolerance, max_iterations, tuple(snapshots), precision
+        )
     solution = solve_quadratic(quadratic, batch, origin, settings)
     shape = tensors[0].shape
     kept = {iteration: value.reshape(shape) for iteration, value in solution.snapshots.items()}

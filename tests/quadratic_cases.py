@@ -11,6 +11,7 @@ from oracles import Matrix, kronecker
 from torch import Tensor
 
 from mats.quadratics import (
+    DampedQuadratic,
     DiagonalQuadratic,
     IdentityQuadratic,
     KroneckerQuadratic,
@@ -64,14 +65,11 @@ class Factors:
     def dense(self, left: list[list[Matrix]] | None, right: list[list[Matrix]] | None) -> list[list[Matrix]]:
         """The dense twin of a Kronecker quadratic."""
 
-        def full(entry: Matrix) -> Matrix:
-            return entry if entry.ndim == 2 else np.diag(entry)
-
         return [
             [
                 kronecker(
-                    np.eye(self.rows) if left is None else full(left[model][system]),
-                    np.eye(self.columns) if right is None else full(right[model][system]),
+                    np.eye(self.rows) if left is None else _full(left[model][system]),
+                    np.eye(self.columns) if right is None else _full(right[model][system]),
                 )
                 for system in range(SYSTEMS)
             ]
@@ -112,6 +110,33 @@ def _added(*parts: Callable[[Factors], Case]) -> Callable[[Factors], Case]:
     return build
 
 
+STRENGTH = 0.3
+
+
+def _damped(part: Callable[[Factors], Case]) -> Callable[[Factors], Case]:
+    """With one more model: what (G + s ḡ I) ⊗ (A + s ā I) has beyond G ⊗ A, from the definition, summed over models."""
+
+    def build(f: Factors) -> Case:
+        case = part(f)
+        kfac = case.quadratic
+        assert isinstance(kfac, KroneckerQuadratic)
+        extra = []
+        for system in range(SYSTEMS):
+            total = np.zeros((f.rows * f.columns,) * 2)
+            for model, weight in enumerate(WEIGHTS):
+                G, A = (_full(stack[model, system].numpy()) for stack in (kfac.left, kfac.right))
+                damped = [M + STRENGTH * np.trace(M) / len(M) * np.eye(len(M)) for M in (G, A)]
+                total += weight * (kronecker(*damped) - kronecker(G, A))
+            extra.append(total)
+        return Case(DampedQuadratic(kfac, STRENGTH), [*case.dense, extra])
+
+    return build
+
+
+def _full(entry: Matrix) -> Matrix:
+    return entry if entry.ndim == 2 else np.diag(entry)
+
+
 CASES: dict[str, Callable[[Factors], Case]] = {
     "average": _identity,
     "diagonal_fisher": _diagonal,
@@ -126,6 +151,9 @@ CASES: dict[str, Callable[[Factors], Case]] = {
     "tied_embedding": _added(_kronecker_case("G", None), _kronecker_case(None, "a")),
     "tied_kfac": _added(_kronecker_case("G", "a"), _kronecker_case("G", None)),
     "kfac_and_diagonal": _added(_kronecker_case("G", "A"), _diagonal),
+    "damped_kfac": _damped(_kronecker_case("G", "A")),
+    "damped_diagonal_right": _damped(_kronecker_case("G", "a")),
+    "damped_both_diagonal": _damped(_kronecker_case("g", "a")),
     "two_kfac": _added(_kronecker_case("G", "A"), _kronecker_case("G", "A")),
 }
 

@@ -44,7 +44,7 @@ def test_kfac(targets: list[Tensor], solver: str) -> None:
     A, G = [gram(IN) for _ in targets], [gram(OUT) for _ in targets]
     weights, start = [1.0, 0.5, 2.0], torch.zeros(OUT, IN, dtype=torch.float64)
     solution = solve(
-        targets, input_grams=A, output_grams=G, start=start, model_weights=weights, solver=solver, anchor=0.2,
+        targets, input_grams=A, output_grams=G, start=start, model_weights=weights, solver=solver, anchor=0.2, damping=0.0,
         tolerance=1e-10, precision="float64",
     )  # type: ignore[arg-type]  # fmt: skip
     truth = expected([kronecker(g, a) for g, a in zip(G, A, strict=True)], targets, start, weights, 0.2)
@@ -58,9 +58,11 @@ def test_regmean_fisher_and_average(targets: list[Tensor]) -> None:
     regmean = solve(targets, input_grams=A, tolerance=1e-10).value
     truth = expected([kronecker(np.eye(OUT), a.numpy()) for a in A], targets, mean, ones, 0.1)
     torch.testing.assert_close(regmean, truth, rtol=1e-6, atol=1e-7)
-    fisher = solve(targets, diagonals=F, solver="direct", anchor=0.0).value
+    fisher = solve(targets, diagonals=F, solver="direct", anchor=0.0, damping=0.0).value
     torch.testing.assert_close(fisher, sum(f * t for f, t in zip(F, targets, strict=True)) / sum(F))
-    average = solve(targets, quadratic=IdentityQuadratic(ones, (1, OUT, IN)), start=torch.zeros_like(mean), anchor=0.0)
+    average = solve(
+        targets, quadratic=IdentityQuadratic(ones, (1, OUT, IN)), start=torch.zeros_like(mean), anchor=0.0, damping=0.0
+    )
     torch.testing.assert_close(average.value, mean, rtol=1e-4, atol=1e-5)
 
 
@@ -74,6 +76,34 @@ def test_vectors_and_blocks() -> None:
     diagonal = solve(targets, input_grams=[b.diagonal() for b in blocks], tolerance=1e-10).value
     same = solve(targets, diagonals=[b.diagonal() for b in blocks], tolerance=1e-10).value
     torch.testing.assert_close(diagonal, same)
+
+
+@pytest.mark.parametrize("solver", ["pcg", "cg", "direct"])
+def test_factored_damping_by_the_dense_definition(targets: list[Tensor], solver: str) -> None:
+    """Σ λ (G + s ḡ I) Δ (A + s ā I) = Σ λ G (W − x0) A; a pull by the identity of any strength is something else."""
+    strength, weights = 0.2, [1.0, 0.5, 2.0]
+    A, G = [gram(IN, rows=2) for _ in targets], [gram(OUT, rows=2) for _ in targets]
+    start = torch.randn(OUT, IN, dtype=torch.float64)
+    left, right = np.zeros((OUT * IN,) * 2), np.zeros(OUT * IN)
+    for weight, g, a, target in zip(weights, G, A, targets, strict=True):
+        damped = [m.numpy() + strength * float(m.trace()) / len(m) * np.eye(len(m)) for m in (g, a)]
+        left += weight * np.kron(damped[0], damped[1])
+        right += weight * np.kron(g.numpy(), a.numpy()) @ (target - start).numpy().ravel()
+    truth = start + torch.from_numpy(np.linalg.solve(left, right)).reshape(OUT, IN)
+    options: dict[str, Any] = {"input_grams": A, "output_grams": G, "start": start, "model_weights": weights}
+    options |= {"solver": solver, "tolerance": 1e-11, "precision": "float64"}
+    solution = solve(targets, damping=strength, **options)
+    torch.testing.assert_close(solution.value, truth, rtol=1e-8, atol=1e-9)
+    assert len(solution.certificates[0].loss_after) == len(targets)
+    for anchor in (0.01, 0.1, 1.0):
+        plain = solve(targets, damping=0.0, anchor=anchor, **options).value
+        assert (plain - truth).norm() > 1e-2 * (truth - start).norm()
+
+
+def test_curvature_of_one_factor_is_anchored_by_the_damping(targets: list[Tensor]) -> None:
+    A = [gram(IN) for _ in targets]
+    damped = solve(targets, input_grams=A, damping=0.3, tolerance=1e-10).value
+    torch.testing.assert_close(damped, solve(targets, input_grams=A, damping=0.0, anchor=0.3, tolerance=1e-10).value)
 
 
 def test_batches_and_stacks(targets: list[Tensor], device: str) -> None:
@@ -95,11 +125,11 @@ def test_batches_and_stacks(targets: list[Tensor], device: str) -> None:
 
 def test_settings_at_once(targets: list[Tensor]) -> None:
     A = [gram(IN) for _ in targets]
-    settings = SolverSettings(name="direct", anchor=0.3)
+    settings = SolverSettings(name="direct", anchor=0.3, damping=0.0)
     assert solve(targets, input_grams=A, settings=settings).certificates[0].stop_reason is StopReason.CLOSED_FORM
     torch.testing.assert_close(
         solve(targets, input_grams=A, settings=settings).value,
-        solve(targets, input_grams=A, anchor=0.3, tolerance=1e-9).value, rtol=1e-6, atol=1e-7,
+        solve(targets, input_grams=A, anchor=0.3, damping=0.0, tolerance=1e-9).value, rtol=1e-6, atol=1e-7,
     )  # fmt: skip
 
 
@@ -132,6 +162,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "weights": ({"input_grams": 1, "model_weights": [1.0]}, ShapeMismatch, r"1 model weights for 3 targets"),
     "negative": ({"input_grams": 1, "model_weights": [1.0, -1.0, 1.0]}, RequestError, r"model weight 1 is -1\.0"),
     "anchor": ({"input_grams": 1, "anchor": -1.0}, RequestError, r"solver anchor is -1\.0"),
+    "damping": ({"input_grams": 1, "damping": -1.0}, RequestError, r"solver damping is -1\.0"),
     "solver": ({"input_grams": 1, "solver": "lu"}, RequestError, r"solver name 'lu'"),
 }
 

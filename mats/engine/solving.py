@@ -83,6 +83,7 @@ def solver_settings(system: System) -> SolverSettings:
         tolerance=settings.solver.tolerance,
         max_iterations=settings.solver.max_iterations,
         anchor=settings.anchor,
+        damping=settings.damping,
         radius=settings.radius,
         precision=settings.solver.precision,
         reference=settings.solver.reference,

@@ -19,6 +19,19 @@ class MatsSettings(QuadraticSettings):
     init: StartSettings = Field(
         default=TaskArithmeticSettings(scale=0.3), description="The start x0; default task_arithmetic, scale 0.3."
     )
+    damping: float = Field(
+        default=0.1,
+        ge=0,
+        description=(
+            "Factored damping, ≥ 0: every A_i and G_i gets this times its mean diagonal added, as a pull toward the "
+            "start (Martens and Grosse 2015, 6.3); curvature of one factor is anchored by it; default 0.1."
+        ),
+    )
+    anchor: float = Field(
+        default=0.0,
+        ge=0,
+        description="μ ÷ Σ_i λ_i mean diagonal of C_i: a pull toward the start, alike in all directions; default 0.",
+    )
     fallback: tuple[Curvature, ...] = Field(
         default=("kfac", "input_gram", "block", "diagonal", "init"),
         description="Default kfac, input_gram, block, diagonal, init.",

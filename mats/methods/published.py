@@ -51,7 +51,9 @@ _SHARED: dict[str, MethodSettings] = {
     "ties": TiesSettings(density=0.2, scale=1.0, zero_votes="majority", trim_scope="global"),
     "fisher": FisherSettings(init=AverageSettings(), solver=_CLOSED_FORM, anchor=0.0, floor=1e-8),
     "fisher_cg": FisherSettings(init=AverageSettings(), solver=_cg(100), anchor=0.0),
-    "average_cg": MatsSettings(init=AverageSettings(), fallback=("identity",), solver=_cg(100), anchor=0.0),
+    "average_cg": MatsSettings(
+        init=AverageSettings(), fallback=("identity",), solver=_cg(100), anchor=0.0, damping=0.0
+    ),
 }
 
 PUBLISHED: Mapping[ModelKind, Mapping[str, MethodSettings]] = MappingProxyType(
@@ -85,6 +87,7 @@ PUBLISHED: Mapping[ModelKind, Mapping[str, MethodSettings]] = MappingProxyType(
                     fallback=("kfac", "init"),
                     solver=_cg(100),
                     anchor=0.0,
+                    damping=0.0,
                     scaling="tokens",
                     fold_bias=False,
                     layer_kinds=("linear",),
@@ -101,6 +104,7 @@ PUBLISHED: Mapping[ModelKind, Mapping[str, MethodSettings]] = MappingProxyType(
                     fallback=("block", "init"),
                     solver=_cg(10),
                     anchor=0.0,
+                    damping=0.0,
                     scaling="tokens",
                 ),
             }

@@ -1,6 +1,8 @@
 """Settings shared by the methods that minimise a sum of quadratics: what C_i is, where the solve starts.
 
-    L(W) = Σ_i λ_i ½⟨W − W_i, C_i (W − W_i)⟩ + ½ μ‖W − x0‖²,     μ = anchor · Σ_i λ_i · mean diagonal of C_i
+    L(W) = Σ_i λ_i ½⟨W − W_i, C_i (W − W_i)⟩ + ½⟨W − x0, (D + μI)(W − x0)⟩,   μ = anchor · Σ_i λ_i · mean diagonal of C_i
+
+with D the factored damping (`mats.quadratics.damped`).
 
 A method differs from its siblings in which curvature it prefers (`fallback`) and in its defaults, not in its code.
 """
@@ -91,6 +93,14 @@ class QuadraticSettings(MethodSettingsBase):
     solver: SolverChoice = Field(default=SolverChoice(), description="How the systems are solved.")
     anchor: float = Field(
         default=0.1, ge=0, description="μ ÷ Σ_i λ_i mean diagonal of C_i: the pull toward the start, ≥ 0; default 0.1."
+    )
+    damping: float = Field(
+        default=0.0,
+        ge=0,
+        description=(
+            "Factored damping, ≥ 0: every A_i and G_i gets this times its mean diagonal added, as a pull toward the "
+            "start (Martens and Grosse 2015, 6.3); curvature of one factor is anchored by it; default 0."
+        ),
     )
     radius: Union[float, None] = Field(  # noqa: UP007
         default=None,

@@ -9,13 +9,13 @@ over all models.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from mats.errors import RequestError
-from mats.quadratics import Quadratic
+from mats.quadratics import DampedQuadratic, Quadratic
 from mats.quadratics.base import Index
 
 INDEFINITE_LIMIT = 1e-3  # −(smallest) ÷ largest eigenvalue of a sum; rounding of float32 sums stays near 1e-7
@@ -33,12 +33,14 @@ class JointBasis:
         right: V [L, in, in], or None likewise.
         curvature: the diagonal of Σ λ C (if `exact`), or of its approximation M, ÷ scale: [L, out, in], at least 0.
         exact: Σ λ C is diagonal here.
+        undamped: `curvature` without factored damping; None where there is none.
     """
 
     left: Tensor | None
     right: Tensor | None
     curvature: Tensor
     exact: bool
+    undamped: Tensor | None = None
 
     def rotate(self, X: Tensor) -> Tensor:
         """Uᵀ X V: coordinates in the basis."""
@@ -53,8 +55,12 @@ class JointBasis:
         return Y if self.right is None else torch.bmm(Y, self.right.mT)
 
     def unseen(self, cutoff: float) -> Tensor:
-        """Coordinates whose curvature is below `cutoff` × the largest one of the system: bool [L, out, in]."""
-        return self.curvature <= cutoff * self.curvature.amax(dim=(1, 2), keepdim=True)
+        """Coordinates that no model sees: undamped curvature below `cutoff` × the system's largest; [L, out, in]."""
+        return _negligible(self.curvature if self.undamped is None else self.undamped, cutoff)
+
+    def singular(self, cutoff: float) -> Tensor:
+        """Coordinates in which the system itself, damping included, is singular: bool [L, out, in]."""
+        return _negligible(self.curvature, cutoff)
 
     def null_share(self, correction: Tensor, cutoff: float) -> Tensor:
         """Share of ‖Δ‖² on unseen coordinates: [L] float64, 0 where Δ = 0."""
@@ -67,13 +73,15 @@ class JointBasis:
         """In another dtype."""
         left = None if self.left is None else self.left.to(dtype)
         right = None if self.right is None else self.right.to(dtype)
-        return JointBasis(left, right, self.curvature.to(dtype), self.exact)
+        undamped = None if self.undamped is None else self.undamped.to(dtype)
+        return JointBasis(left, right, self.curvature.to(dtype), self.exact, undamped)
 
     def select(self, index: Index) -> JointBasis:
         """For some of the systems."""
         left = None if self.left is None else self.left[index]
         right = None if self.right is None else self.right[index]
-        return JointBasis(left, right, self.curvature[index], self.exact)
+        undamped = None if self.undamped is None else self.undamped[index]
+        return JointBasis(left, right, self.curvature[index], self.exact, undamped)
 
 
 def joint_basis(quadratic: Quadratic, scale: Tensor) -> JointBasis:
@@ -86,6 +94,10 @@ def joint_basis(quadratic: Quadratic, scale: Tensor) -> JointBasis:
     Raises:
         RequestError: a sum of factors has a plainly negative eigenvalue.
     """
+    if isinstance(quadratic, DampedQuadratic):
+        basis = joint_basis(quadratic.undamped, scale)
+        damping = quadratic.damping_diagonal(basis.left, basis.right) / _divisor(scale)
+        return replace(basis, curvature=basis.curvature + damping, undamped=basis.curvature)
     sums = quadratic.factor_sums()
     left_values, left = _eigenbasis("left", sums.left)
     right_values, right = _eigenbasis("right", sums.right)
@@ -93,8 +105,16 @@ def joint_basis(quadratic: Quadratic, scale: Tensor) -> JointBasis:
         curvature = (sums.product_scale[:, None] * left_values)[:, :, None] * right_values[:, None, :]
     else:
         curvature = quadratic.diagonal(left, right).clamp(min=0)
-    divisor = torch.where(scale > 0, scale, 1.0)[:, None, None]
-    return JointBasis(left, right, curvature / divisor, quadratic.sides.exact)
+    return JointBasis(left, right, curvature / _divisor(scale), quadratic.sides.exact)
+
+
+def _negligible(curvature: Tensor, cutoff: float) -> Tensor:
+    return curvature <= cutoff * curvature.amax(dim=(1, 2), keepdim=True)
+
+
+def _divisor(scale: Tensor) -> Tensor:
+    """scale [L] → [L, 1, 1], 1 where it is 0."""
+    return torch.where(scale > 0, scale, 1.0)[:, None, None]
 
 
 def _eigenbasis(side: str, matrices: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

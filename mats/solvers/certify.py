@@ -20,8 +20,10 @@ _REASONS = {
 }
 
 
-def certify(problem: Problem, outcome: Outcome, null_share: Tensor | None, tolerance: float) -> tuple[Certificate, ...]:
-    """One certificate per system."""
+def certify(
+    problem: Problem, models: int, outcome: Outcome, null_share: Tensor | None, tolerance: float
+) -> tuple[Certificate, ...]:
+    """One certificate per system, with the losses of the first `models` of the problem's models."""
     ratios = [
         _ratio(outcome.residual_norm, problem.reference_norm),
         _ratio(norms(outcome.correction), problem.distance),
@@ -30,7 +32,7 @@ def certify(problem: Problem, outcome: Outcome, null_share: Tensor | None, toler
         problem.rhs_norm,
     ]
     numbers = torch.stack(ratios).T.tolist()
-    before, after = problem.losses.T.tolist(), outcome.losses.T.tolist()
+    before, after = problem.losses[:models].T.tolist(), outcome.losses[:models].T.tolist()
     counts = torch.stack([outcome.iterations, outcome.state, outcome.radius_active.to(torch.int64)]).T.tolist()
     certificates = []
     for system, (residual, movement, anchor, share, rhs_norm) in enumerate(numbers):

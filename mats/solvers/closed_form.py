@@ -31,7 +31,7 @@ def solve_in_basis(problem: Problem, basis: JointBasis, shift: Tensor, radius: f
     rhs = problem.rhs.reshape(basis.curvature.shape) if flat else problem.rhs
     scale = torch.where(problem.scale > 0, problem.scale, 1.0)[:, None, None]
     coordinates = basis.rotate(rhs) / scale
-    hidden = basis.unseen(cutoff) & (shift == 0)[:, None, None]
+    hidden = basis.singular(cutoff) & (shift == 0)[:, None, None]
     coordinates = coordinates.masked_fill(hidden, 0.0)
     active = torch.zeros_like(shift, dtype=torch.bool)
     if radius is not None:

@@ -24,7 +24,10 @@ class SolverSettings:
     Attributes:
         name: `pcg`: conjugate gradients, preconditioned by the Kronecker product of sums; `cg`: plain ones; `direct`: a
             closed form, refused where there is none; `auto`: the closed form where there is one, else `pcg`.
-        anchor: μ ÷ (Σ_i λ_i mean diagonal of C_i), at least 0. 0.1 survives every regime that was tried.
+        anchor: μ ÷ (Σ_i λ_i mean diagonal of C_i), at least 0.
+        damping: s ≥ 0, factored damping: on the left-hand side every G_i and A_i gets s times its mean diagonal added, a
+            pull toward the start in the metric of the factors (`mats.quadratics.damped`). Curvature of a single factor,
+            or of none, is anchored by s instead.
         radius: longest move ‖Δ‖ in units of the farthest model's distance from the start, > 0; μ grows, per system,
             from the anchor's to the smallest value that keeps it. None: no bound.
         tolerance: relative residual at which a system is solved, in [0, 1).
@@ -47,6 +50,7 @@ class SolverSettings:
 
     name: SolverName = "pcg"
     anchor: float = 0.1
+    damping: float = 0.0
     radius: float | None = None
     tolerance: float = 1e-4
     max_iterations: int = 300
@@ -65,6 +69,7 @@ class SolverSettings:
             if getattr(self, field) not in allowed:
                 raise RequestError(f"solver {field} {getattr(self, field)!r}; expected one of {', '.join(allowed)}")
         self._check("anchor", self.anchor, self.anchor >= 0, "at least 0")
+        self._check("damping", self.damping, self.damping >= 0, "at least 0")
         self._check("tolerance", self.tolerance, 0 <= self.tolerance < 1, "in [0, 1)")
         if self.radius is not None:
             self._check("radius", self.radius, self.radius > 0, "greater than 0")

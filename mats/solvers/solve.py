@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mats.errors import NonFiniteWeights, RequestError, ShapeMismatch
-from mats.quadratics import Quadratic
+from mats.quadratics import DampedQuadratic, KroneckerQuadratic, Quadratic
 from mats.quadratics.checks import check_finite, check_targets
 from mats.solvers.basis import CUTOFFS, JointBasis, joint_basis
 from mats.solvers.certify import certify
@@ -48,12 +48,24 @@ def solve_quadratic(
     """
     settings = settings or SolverSettings()
     _check_inputs(quadratic, targets, start, settings)
-    problem = make_problem(quadratic, list(targets), start, settings.reference)
+    problem, anchor = _make_problem(quadratic, list(targets), start, settings)
     check_finite("right-hand side Σ λ C (W − x0), in float64", problem.rhs)
     cutoff = CUTOFFS.get(quadratic.dtype, 1e-6) if settings.cutoff is None else settings.cutoff
-    shift = torch.full_like(problem.scale, settings.anchor)
+    shift = torch.full_like(problem.scale, anchor)
     outcome, basis = _solve(problem, settings, shift, cutoff)
-    return _solution(problem, outcome, basis, settings, cutoff)
+    return _solution(problem, quadratic.models, outcome, basis, settings, cutoff)
+
+
+def _make_problem(
+    quadratic: Quadratic, targets: list[Tensor], start: Tensor, settings: SolverSettings
+) -> tuple[Problem, float]:
+    """The problem with its damping built in, and the anchor. Damping is one more model, whose target is the start."""
+    if settings.damping == 0:
+        return make_problem(quadratic, targets, start, settings.reference), settings.anchor
+    if isinstance(quadratic, KroneckerQuadratic) and quadratic.left is not None and quadratic.right is not None:
+        damped = DampedQuadratic(quadratic, settings.damping)
+        return make_problem(damped, [*targets, start], start, settings.reference), settings.anchor
+    return make_problem(quadratic, targets, start, settings.reference), settings.anchor + settings.damping
 
 
 def _check_inputs(
@@ -112,17 +124,22 @@ def _closed_form(
 
 
 def _solution(
-    problem: Problem, outcome: Outcome, basis: JointBasis | None, settings: SolverSettings, cutoff: float
+    problem: Problem,
+    models: int,
+    outcome: Outcome,
+    basis: JointBasis | None,
+    settings: SolverSettings,
+    cutoff: float,
 ) -> Solution:
-    """Values in the callers' precision, and certificates."""
+    """Values in the callers' precision, and certificates (of the `models`, not of the damping)."""
     if basis is None and settings.measure_null_share:
         basis = joint_basis(problem.quadratic, problem.scale)
 
     def certified(reached: Outcome) -> tuple[Certificate, ...]:
         null_share = None if basis is None else basis.null_share(reached.correction, cutoff)
-        return certify(problem, reached, null_share, settings.tolerance)
+        return certify(problem, models, reached, null_share, settings.tolerance)
 
-    wide = settings.precision == "float64" or any(target.dtype == torch.float64 for target in problem.targets)
+    wide = settings.precision == "float64" or any(target.dtype == torch.float64 for target in problem.targets[:models])
     dtype = torch.float64 if wide else torch.float32
     value = (problem.start + outcome.correction).to(dtype)
     at = {key: snapshot_outcome(problem, outcome, key, settings.tolerance) for key in sorted(outcome.snapshots)}

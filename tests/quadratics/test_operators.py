@@ -62,7 +62,7 @@ class TestOperatorContract:
     def test_each_model_alone(self, name: str, singular: bool) -> None:
         case = make_case(name, singular=singular)
         X = torch.randn(case.quadratic.shape, dtype=torch.float64)
-        for model in range(MODELS):
+        for model in range(case.quadratic.models):
             ours = case.quadratic.apply_model(model, X)
             for system in range(SYSTEMS):
                 dense = torch.from_numpy(case.dense[model][system]) @ X[system].flatten()
@@ -73,7 +73,7 @@ class TestOperatorContract:
         targets, start = make_targets(case)
         stacked = torch.stack(targets)
         rhs, losses = case.quadratic.rhs(stacked, start), case.quadratic.losses(targets, start)
-        assert losses.shape == (MODELS, SYSTEMS)
+        assert losses.shape == (case.quadratic.models, SYSTEMS)
         for system in range(SYSTEMS):
             dense = sum(
                 weight * C[system] @ (target[system] - start[system]).numpy().ravel()
@@ -89,7 +89,7 @@ class TestOperatorContract:
         means, diagonal = case.quadratic.mean_diagonals(), case.quadratic.diagonal()
         for system in range(SYSTEMS):
             np.testing.assert_allclose(diagonal[system].ravel(), np.diag(case.total(system)), rtol=1e-12)
-            for model in range(MODELS):
+            for model in range(case.quadratic.models):
                 assert float(means[model, system]) == pytest.approx(np.diag(case.dense[model][system]).mean())
 
     def test_diagonal_in_another_basis(self, name: str, singular: bool) -> None:
