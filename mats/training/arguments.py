@@ -30,7 +30,7 @@ def trainer_arguments(plan: TrainingPlan, runs: Path) -> Any:
         use_cpu=plan.device == "cpu",
         ddp_backend="gloo" if plan.device == "cpu" and plan.shape.processes > 1 else None,
         ddp_timeout=DAY,
-        ddp_find_unused_parameters=len(plan.request.datasets) > 1,
+        ddp_find_unused_parameters=plan.request.heads == "per_dataset",
         report_to="none",
         logging_strategy="no",
         eval_strategy="no",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -9,6 +10,7 @@ from typing import Any
 
 from mats.data import Batch, DatasetSpec, Example, Processor, load_examples, make_batches
 from mats.training.request import TrainingRequest
+from mats.training.settings import TrainingSettings
 
 Item = tuple[int, Example]
 """Position of the dataset, and one of its examples."""
@@ -46,12 +48,43 @@ def read_data(request: TrainingRequest) -> TrainingData:
     items: list[Item] = []
     validation: list[tuple[Example, ...]] = []
     for position, spec in enumerate(request.datasets):
+        examples = _training_examples(spec, settings)
         # The right answer is what is learnt; to tokenise the wrong ones would only take time.
-        examples = load_examples(spec, settings.split, limit=settings.examples)
         items += [(position, replace(example, choices=())) for example in examples]
         if settings.validation is not None:
             validation.append(tuple(load_examples(spec, settings.validation, limit=settings.validation_examples)))
     return TrainingData(tuple(items), tuple(validation))
+
+
+def _training_examples(spec: DatasetSpec, settings: TrainingSettings) -> list[Example]:
+    """A dataset's training examples, shown by the templates asked for, at most as many as the cap allows."""
+    if settings.templates is not None:
+        if isinstance(settings.templates, int):
+            spec = spec.with_template(settings.templates)
+        else:
+            spec = spec.model_copy(update={"template_rule": settings.templates})
+    examples = load_examples(spec, settings.split, limit=settings.examples)
+    if settings.cap is None or len(examples) <= settings.cap:
+        return examples
+    return capped(examples, settings.cap, len(spec.known_templates) if spec.template_rule == "all" else 1)
+
+
+def capped(examples: Sequence[Example], cap: int, templates: int) -> list[Example]:
+    """At most `cap` examples, drawn evenly from the templates: ⌊cap ÷ templates⌋ of each, and what is left over one by
+    one from the first templates, each after a shuffle with seed 0 (the mixtures of T0 and MaTS); in file order.
+
+    Args:
+        examples: Every row's examples one after another, one for each template.
+        cap: Most examples.
+        templates: How many templates there are.
+    """
+    share, rest = divmod(cap, templates)
+    kept: list[int] = []
+    for template in range(templates):
+        own = list(range(template, len(examples), templates))
+        random.Random(0).shuffle(own)
+        kept += own[: share + (template < rest)]
+    return [examples[index] for index in sorted(kept)]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 WINDOW = 50  # updates whose examples are sorted by length together: few enough to leave the order random
 
@@ -61,26 +61,26 @@ class UpdateOrder:
         count = min(self._updates_per_window, self.shape.updates - first)
         drawn = list(self._stream(first * size, count * size))
         if count > 1:
-            drawn.sort(key=lambda index: self._lengths[index])
-        order = self._shuffled(count, 2 * window + 1)
-        updates = [drawn[chosen * size : (chosen + 1) * size] for chosen in order]
+            # Pass by pass: sorted by length alone, an example of two passes would meet itself in one update.
+            drawn.sort(key=lambda item: (item[0], self._lengths[item[1]]))
+        examples = [index for _, index in drawn]
+        updates = [examples[chosen * size : (chosen + 1) * size] for chosen in self._shuffled(count, 2 * window + 1)]
         return [sorted(update, key=lambda index: (self._groups[index], self._lengths[index])) for update in updates]
 
-    def _stream(self, start: int, count: int) -> Iterator[int]:
-        """`count` positions of the endless stream of passes, from `start` on."""
+    def _stream(self, start: int, count: int) -> Iterator[tuple[int, int]]:
+        """(pass, position) of `count` examples of the endless stream of passes, from `start` on."""
         total = len(self._lengths)
         while count > 0:
             number, offset = divmod(start, total)
             if self._newest_pass[0] != number:
                 self._newest_pass = (number, self._shuffled(total, 2 * number))
             part = self._newest_pass[1][offset : offset + count]
-            yield from part
+            yield from ((number, index) for index in part)
             start, count = start + len(part), count - len(part)
 
     def _shuffled(self, count: int, stream: int) -> list[int]:
         """The numbers below `count` in the order of the random stream `stream`."""
-        generator = torch.Generator().manual_seed((self._seed << 32) + stream)
-        shuffled: list[int] = torch.randperm(count, generator=generator).tolist()
+        shuffled: list[int] = np.random.default_rng([self._seed, stream]).permutation(count).tolist()
         return shuffled
 
 

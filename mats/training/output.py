@@ -12,7 +12,8 @@ from torch import nn
 
 from mats import __version__
 from mats.checkpoints import copy_companions, open_checkpoint
-from mats.errors import OutputExists
+from mats.checkpoints.adapters import reference_of
+from mats.errors import OutputExists, RequestError
 from mats.files import write_json_atomically
 from mats.training.history import Evaluation, best_of
 from mats.training.plan import TrainingPlan
@@ -59,13 +60,60 @@ def _difference(found: Any, wanted: dict[str, Any]) -> str:
     return "made from another base" if found.get("base") != wanted["base"] else "made from other data"
 
 
-def write_model(folder: Path, base: str | Path, model: nn.Module) -> None:
-    """Write a model as a folder that `from_pretrained` loads, with the base's tokenizer and licence."""
+def kept_folder(updates: int) -> str:
+    """Where `keep: all` puts the weights after so many updates, below the result."""
+    return f"checkpoints/update-{updates}"
+
+
+def kept_checkpoint(folder: str | Path, *, updates: int | None = None, index: int | None = None) -> Path:
+    """A model that `keep: all` kept, by the number of its updates or by its place among the evaluations.
+
+    Args:
+        folder: Of a finished run.
+        updates: After how many updates.
+        index: 0 for the first evaluation, −1 for the last; the published code counts so.
+
+    Raises:
+        RequestError: the run kept no checkpoints, or has none like this; those that it has are named.
+    """
+    folder = Path(folder)
+    known = sorted(int(path.name.rpartition("-")[2]) for path in folder.glob(kept_folder(0).replace("0", "*")))
+    if not known:
+        raise RequestError(f"{folder}: no checkpoints were kept; a run with keep: all would be right")
+    if (updates is None) == (index is None):
+        raise RequestError("give updates or index, one of them")
+    if index is not None:
+        if not -len(known) <= index < len(known):
+            raise RequestError(f"{folder}: no checkpoint {index}; there are {len(known)}")
+        updates = known[index]
+    if updates not in known:
+        raise RequestError(f"{folder}: no checkpoint after {updates} updates; {', '.join(map(str, known))} are there")
+    return folder / kept_folder(updates)
+
+
+def write_models(folder: Path, plan: TrainingPlan, models: Sequence[nn.Module]) -> None:
+    """Write one model into `folder`, or that of each dataset into a folder of its name below it."""
+    base = plan.request.base
+    if plan.request.heads == "one":
+        _write_model(folder, base, models[0])
+        return
+    for spec, model in zip(plan.request.datasets, models, strict=True):
+        _write_model(folder / spec.name, base, model)
+
+
+def _write_model(folder: Path, base: str | Path, model: nn.Module) -> None:
+    """Write a model (or an adapter) as `from_pretrained` loads it, with the base's tokenizer and licence."""
     folder.mkdir(parents=True, exist_ok=True)
+    adapter = getattr(model, "peft_config", None)
     with open_checkpoint(base) as checkpoint:
         copy_companions(checkpoint, folder)
+        if adapter is not None:
+            adapter["default"].base_model_name_or_path = reference_of(checkpoint)
     save: Any = model.save_pretrained
-    save(folder)
+    save(folder, **({} if adapter is None else {"save_embedding_layers": False}))
+    if adapter is not None:
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's card is a form that nobody filled in
+        (folder / "config.json").unlink(missing_ok=True)  # the base's; the adapter has its own
 
 
 def write_report(

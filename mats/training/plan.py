@@ -22,7 +22,7 @@ from mats.training.request import ROOT, TrainingRequest
 from mats.training.settings import TrainingSettings
 
 DEFAULT_EPOCHS = 3.0
-WITHOUT_EFFECT = ("keep", "micro_batch_size")  # settings that change no weight of any update, beyond rounding
+WITHOUT_EFFECT = ("micro_batch_size",)  # changes no update, beyond rounding
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,8 @@ def _identity(request: TrainingRequest, data: TrainingData, updates: int) -> dic
             held_out = data.validation[position]
             entry |= {"validation_examples": len(held_out), "validation_fingerprint": _digest(held_out)}
         datasets.append({**entry, "shown": shown_settings(spec), "metrics": list(spec.metrics)})
-    whole = {"settings": {**settings, "updates": updates, "epochs": None}, "base": fingerprint, "data": datasets}
+    settings |= {"updates": updates, "epochs": None, "heads": request.heads}
+    whole = {"settings": settings, "base": fingerprint, "data": datasets}
     plain: dict[str, Any] = json.loads(json.dumps(whole))
     return plain
 

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from mats.training.tuning import FullTuning, Strict, Tuning
 
 Schedule = Literal["constant", "linear", "cosine"]
 Keep = Literal["best", "last", "all"]
 
 
-class Strict(BaseModel):
-    """Frozen, strict about keys, no infinities."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
 class TrainingSettings(Strict):
     """Everything that decides the weights of a fine-tuned model, given its base and its data."""
 
+    tuning: Tuning = Field(
+        default=FullTuning(), description="What is trained: full, or `{method: lora}` or `{method: ia3}` with settings."
+    )
     split: str = Field(default="train", min_length=1, description="Split that is trained on.")
     examples: int | None = Field(
         default=None, ge=1, description="At most so many examples of each dataset, in file order; null: all."
+    )
+    templates: int | Literal["cycle", "all"] | None = Field(
+        default=None,
+        description="How training examples are shown, in place of the dataset's `template_rule`: an index, cycle, all.",
+    )
+    cap: int | None = Field(
+        default=None, ge=1, description="Most examples of one dataset in a mixture, drawn evenly from its templates."
     )
     validation: str | None = Field(
         default="validation", min_length=1, description="Split that is scored during training; null: none."
@@ -46,7 +52,7 @@ class TrainingSettings(Strict):
     )
     schedule: Schedule = Field(default="linear", description="Learning rate after the warm-up, down to 0 at the end.")
     warmup: float = Field(default=0.0, ge=0, lt=1, description="Share of the updates in which the rate rises from 0.")
-    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's; never of biases and norms.")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's; never of biases, norms and (IA)³ vectors.")
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="AdamW's decay of its two averages.")
     epsilon: float = Field(default=1e-8, gt=0, description="AdamW's ε.")
     clip: float | None = Field(default=1.0, gt=0, description="Largest norm of the gradient; null: no clipping.")

@@ -20,11 +20,11 @@ from transformers.trainer_callback import PrinterCallback
 
 from mats.errors import NonFiniteStatistic
 from mats.progress import Progress
+from mats.training.building import Built
 from mats.training.checkpoints import checkpoint_folder, load_weights, mark_complete, prune, save_weights
 from mats.training.examples import Collator, Item, Part, scored_positions
 from mats.training.history import Evaluation, best_of, evaluation_updates, out_of_patience
 from mats.training.learner import Learner
-from mats.training.loading import head_names
 from mats.training.order import MicroBatches, UpdateOrder
 from mats.training.processes import first_to_all, is_first, process_count, wait_for_all
 from mats.training.settings import TrainingSettings
@@ -37,7 +37,7 @@ class LearnerTrainer(Trainer):  # type: ignore[misc] # transformers has no types
     """Trains a `Learner`.
 
     Args:
-        learner: What is trained, with the parameters to train marked by `requires_grad`.
+        built: What is trained, with the parameters to train marked by `requires_grad`.
         arguments: Trainer's own.
         settings: Ours.
         items: The training examples.
@@ -54,7 +54,7 @@ class LearnerTrainer(Trainer):  # type: ignore[misc] # transformers has no types
 
     def __init__(
         self,
-        learner: Learner,
+        built: Built,
         arguments: Any,
         settings: TrainingSettings,
         *,
@@ -69,11 +69,12 @@ class LearnerTrainer(Trainer):  # type: ignore[misc] # transformers has no types
     ) -> None:
         self.settings = settings
         self.history = history
+        self._head = {id(parameter) for parameter in built.head}
         self._order = order
         self._score = score
         self._progress = progress
         self._started = time.monotonic() - seconds
-        super().__init__(learner, arguments, data_collator=collator, train_dataset=items)
+        super().__init__(built.learner, arguments, data_collator=collator, train_dataset=items)
         self.remove_callback(PrinterCallback)
         self.add_callback(_Pace(self, evaluation_updates(order.shape.updates, evaluate_every), progress))
         self._loss_since = torch.zeros(2, dtype=torch.float64)  # summed loss and labels since the last evaluation
@@ -124,9 +125,10 @@ class LearnerTrainer(Trainer):  # type: ignore[misc] # transformers has no types
         return loss * process_count() / num_items_in_batch
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:  # noqa: ARG002
-        """AdamW with a rate of its own for heads, and no weight decay for biases and norms."""
+        """AdamW; heads have a rate of their own, and biases, norms and (IA)³ vectors (which rest at 1) do not decay."""
         settings = self.settings
-        groups = _parameter_groups(self.model, settings, set(self.get_decay_parameter_names(self.model)))
+        decayed = {name for name in self.get_decay_parameter_names(self.model) if ".ia3_l." not in name}
+        groups = _parameter_groups(self.model, settings, self._head, decayed)
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
             groups, betas=settings.betas, eps=settings.epsilon, fused=True
         )
@@ -188,9 +190,10 @@ def kept_weights(history: Sequence[Evaluation], settings: TrainingSettings) -> s
     return {best.updates} if best is not None else set()
 
 
-def _parameter_groups(learner: Learner, settings: TrainingSettings, decayed: set[str]) -> list[dict[str, Any]]:
+def _parameter_groups(
+    learner: Learner, settings: TrainingSettings, heads: set[int], decayed: set[str]
+) -> list[dict[str, Any]]:
     """AdamW's groups: body and head, each with and without weight decay; empty ones left out."""
-    heads = {id(model.get_parameter(name)) for model in learner.models for name in head_names(model)}
     rates = {False: settings.learning_rate, True: settings.head_learning_rate or settings.learning_rate}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in learner.named_parameters():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from mats.checkpoints.partial import flush_tree
 from mats.data import load_processor
 from mats.files import exclusive, publish_folder, write_json_atomically
 from mats.progress import Progress, Silent
+from mats.training.building import Built, build
 from mats.training.checkpoints import (
     checkpoint_folder,
     complete_checkpoints,
@@ -26,9 +29,8 @@ from mats.training.checkpoints import (
 from mats.training.examples import Collator
 from mats.training.history import Evaluation, best_of, out_of_patience
 from mats.training.learner import Learner
-from mats.training.loading import load_for_training
 from mats.training.order import UpdateOrder
-from mats.training.output import finished, write_model, write_report
+from mats.training.output import finished, kept_folder, write_models, write_report
 from mats.training.plan import TrainingPlan, plan_training
 from mats.training.processes import connect, is_first, wait_for_all
 from mats.training.request import TrainingRequest
@@ -60,9 +62,35 @@ def fine_tune(request: TrainingRequest, progress: Progress | None = None) -> Pat
     """
     progress = progress or Silent()
     plan = plan_training(request)
+    run(plan, progress)
+    return plan.output
+
+
+def fine_tune_jointly(request: TrainingRequest, progress: Progress | None = None) -> dict[str, Path]:
+    """Fine-tune one body on several datasets at once, with a head for each: the joint training that merging is
+    compared with.
+
+    Every update holds examples of all datasets, in proportion to their sizes (`settings.cap` bounds the largest).
+
+    Args:
+        request: Several datasets; their labels may differ. `heads` is set here.
+        progress: As for `fine_tune`.
+
+    Returns:
+        Dataset → folder of a whole model, below the request's output: the common body with the dataset's own head.
+
+    Raises:
+        As `fine_tune`; RequestError also where the base has no head apart from its body.
+    """
+    output = fine_tune(replace(request, heads="per_dataset"), progress)
+    return {spec.name: output / spec.name for spec in request.datasets}
+
+
+def run(plan: TrainingPlan, progress: Progress) -> None:
+    """Carry out a plan: see `fine_tune`."""
     connect(cpu=plan.device == "cpu")
     if finished(plan):
-        return plan.output
+        return
     with ExitStack() as open_until_done:
         if is_first():
             open_until_done.enter_context(exclusive(plan.partial / "lock"))
@@ -71,13 +99,10 @@ def fine_tune(request: TrainingRequest, progress: Progress | None = None) -> Pat
         open_until_done.enter_context(_quiet_and_restored())
         _train_and_publish(plan, progress)
         wait_for_all()
-    return plan.output
 
 
 def _prepare(plan: TrainingPlan) -> None:
     """Keep the work of an earlier run with the same identity, and nothing else."""
-    import json
-
     stamp = plan.partial / IDENTITY
     same = stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == plan.identity
     if not same:
@@ -88,32 +113,28 @@ def _prepare(plan: TrainingPlan) -> None:
 
 
 def _train_and_publish(plan: TrainingPlan, progress: Progress) -> None:
-    request, settings = plan.request, plan.request.settings
-    spec = request.datasets[0]
-    loaded = load_for_training(
-        request.base,
-        spec,
-        seed=settings.seed,
-        fresh_head=settings.fresh_head,
-        trust_remote_code=request.trust_remote_code,
-    )
-    learner = Learner([loaded.model] * len(request.datasets))
+    """Build, train, and give the result its name."""
+    built = build(plan.request)
     runs = plan.partial / RUNS
-    history, seconds = _run(plan, learner, runs, progress)
+    history, seconds = _run(plan, built, runs, progress)
     if not is_first():
         return
-    chosen = _choose(plan, history)
-    load_weights(learner, checkpoint_folder(runs, chosen))
     content = plan.partial / CONTENT
-    write_model(content, request.base, loaded.model)
-    facts = {"fresh": list(loaded.fresh), "unused": list(loaded.unused), **_counts(learner)}
+    if plan.request.settings.keep == "all":
+        for evaluation in history:
+            load_weights(built.learner, checkpoint_folder(runs, evaluation.updates))
+            write_models(content / kept_folder(evaluation.updates), plan, built.models)
+    chosen = _choose(plan, history)
+    load_weights(built.learner, checkpoint_folder(runs, chosen))
+    write_models(content, plan, built.models)
+    facts = {"fresh": list(built.fresh), "unused": list(built.unused), **_counts(built.learner)}
     write_report(content, plan, history, chosen, seconds=seconds, facts=facts)
     flush_tree(content)
-    publish_folder(content, plan.output, overwrite=request.overwrite)
+    publish_folder(content, plan.output, overwrite=plan.request.overwrite)
     shutil.rmtree(plan.partial, ignore_errors=True)
 
 
-def _run(plan: TrainingPlan, learner: Learner, runs: Path, progress: Progress) -> tuple[list[Evaluation], float]:
+def _run(plan: TrainingPlan, built: Built, runs: Path, progress: Progress) -> tuple[list[Evaluation], float]:
     """Train until the end, or from the newest checkpoint to the end; the evaluations and the wall time."""
     settings = plan.request.settings
     newest = next(iter(reversed(complete_checkpoints(runs))), 0)
@@ -123,13 +144,13 @@ def _run(plan: TrainingPlan, learner: Learner, runs: Path, progress: Progress) -
     progress.advance(newest)
     if newest >= plan.shape.updates or out_of_patience(history, settings.patience):
         return history, past["seconds"]
-    trainer = _trainer(plan, learner, runs, progress, history, past["seconds"])
+    trainer = _trainer(plan, built, runs, progress, history, past["seconds"])
     trainer.train(resume_from_checkpoint=str(checkpoint_folder(runs, newest)) if newest else None)
     return trainer.history, trainer.seconds
 
 
 def _trainer(
-    plan: TrainingPlan, learner: Learner, runs: Path, progress: Progress, history: list[Evaluation], seconds: float
+    plan: TrainingPlan, built: Built, runs: Path, progress: Progress, history: list[Evaluation], seconds: float
 ) -> Any:
     """The Trainer of this run."""
     from mats.training.arguments import trainer_arguments
@@ -141,7 +162,7 @@ def _trainer(
     order = UpdateOrder(data.lengths, plan.shape, settings.seed, by_length=settings.group_by_length, groups=groups)
     scores = is_first() and bool(data.validation)
     return LearnerTrainer(
-        learner,
+        built,
         trainer_arguments(plan, runs),
         settings,
         items=data.items,
