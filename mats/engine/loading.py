@@ -78,9 +78,11 @@ class GroupLoader:
 
     def targets(self, group: Group, dtype: torch.dtype) -> Tensor:
         """The models' own weights W_i, [m, L, out, in]."""
-        return torch.stack(
-            [self.stacked(group, dtype, partial(self.inputs.read, index)) for index in range(len(self.weights))]
-        )
+        shape = (len(self.weights), len(group.systems), *group.systems[0].shape)
+        targets = torch.empty(shape, dtype=dtype, device=self.device)
+        for index in range(len(self.weights)):
+            targets[index] = self.stacked(group, dtype, partial(self.inputs.read, index))
+        return targets
 
     def stacked(self, group: Group, dtype: torch.dtype, read: Callable[[str], Tensor]) -> Tensor:
         """The weights of one checkpoint for a group, [L, out, in]; `read` finds a tensor by its name in the output."""

@@ -173,8 +173,15 @@ def predict(
 
 @contextmanager
 def _planned(request: MergeRequest, quantity: Quantity) -> Iterator[tuple[MergeInputs, MergePlan]]:
-    """The open inputs and the plan under which every covered parameter is a system."""
-    method = MatsSettings(init=AverageSettings(), fallback=CURVATURES[quantity])
+    """The open inputs and the plan under which every covered parameter is a system, with its curvature as measured."""
+    method = MatsSettings(
+        init=AverageSettings(),
+        fallback=CURVATURES[quantity],
+        scaling="examples",
+        shrinkage=None,
+        off_diagonal=1.0,
+        floor=0.0,
+    )
     with MergeInputs(replace(request, method=method, rules=())) as inputs:
         yield inputs, make_plan(inputs)
 

@@ -14,7 +14,18 @@ from typer.testing import CliRunner
 from mats.cli.main import app
 
 DOCS = Path(__file__).parents[2] / "docs"
-HELP = ["", "save-metadata", "merge", "evaluate", "check", "inspect", "demo", "metadata add", "metadata verify"]
+HELP = [
+    "",
+    "save-metadata",
+    "merge",
+    "predict",
+    "evaluate",
+    "check",
+    "inspect",
+    "demo",
+    "metadata add",
+    "metadata verify",
+]
 
 
 def shown_in_pages() -> list[str]:

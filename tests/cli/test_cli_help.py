@@ -15,6 +15,7 @@ COMMANDS = [
     "",
     "save-metadata",
     "merge",
+    "predict",
     "evaluate",
     "check",
     "inspect",
