@@ -32,12 +32,14 @@ class RenderedPrompt:
     Attributes:
         prompt: What the model reads.
         target: What it should write; None where the template has none.
-        choices: Answer choices; empty where the template has none.
+        choices: Answer choices, uncut; empty where the template has none.
+        gold: Index of the choice that the target is (the first of equal ones); None where it is none of them.
     """
 
     prompt: str
     target: str | None
-    choices: tuple[str, ...]
+    choices: tuple[str, ...] = ()
+    gold: int | None = None
 
 
 def render(
@@ -64,20 +66,20 @@ def render(
     Raises:
         MissingFieldError: the row lacks what the template names, or the template cannot make anything of the row.
     """
-    values = {
-        name: value.replace(SEPARATOR, PROTECTED) if isinstance(value, str) else value for name, value in row.items()
-    }
+    values = {name: _protected(value) if isinstance(value, str) else value for name, value in row.items()}
     values[DRAWS] = random.Random(seed).choice if draw is None else operator.itemgetter(draw)
     choices = _render(name, answer_choices, values) if answer_choices is not None else None
-    values["answer_choices"] = choices
+    values["answer_choices"] = choices if choices is None else [_protected(choice) for choice in choices]
     parts = _render(name, _with_cuts(jinja, longest_text), values)
     if not parts[0]:
         raise MissingFieldError(f"template '{name}' makes no prompt of this row; leave it out of this dataset")
-    return RenderedPrompt(parts[0], (parts[1] or None) if len(parts) > 1 else None, tuple(choices or ()))
+    target = (parts[1] or None) if len(parts) > 1 else None
+    gold = next((index for index, choice in enumerate(choices or ()) if _cut(choice, longest_text) == target), None)
+    return RenderedPrompt(parts[0], target, tuple(choices or ()), gold)
 
 
 def check_syntax(text: str) -> None:
-    """Compile a template.
+    """Parse a template.
 
     Raises:
         ValueError: it is no Jinja.
@@ -85,9 +87,20 @@ def check_syntax(text: str) -> None:
     import jinja2
 
     try:
-        _environment().from_string(text)
+        _environment().parse(text)
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(f"not Jinja: line {error.lineno}: {error.message}") from error
+
+
+def _protected(text: str) -> str:
+    """A text of the data whose separators split nothing (promptsource forgets this for those inside answer choices)."""
+    return text.replace(SEPARATOR, PROTECTED)
+
+
+def _cut(choice: str, longest: int) -> str:
+    """A choice as it stands where a template inserts it."""
+    text: str = _compiled(_with_cuts("{{ choice }}", longest)).render(choice=choice)
+    return text.strip()
 
 
 def _with_cuts(text: str, longest: int) -> str:

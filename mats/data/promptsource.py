@@ -19,12 +19,16 @@ FOLDER = "promptsource"
 FILE = "templates.yaml"
 
 
-class _TemplateLoader(yaml.SafeLoader):
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, where PyYAML was built with it
+
+
+class _TemplateLoader(_SafeLoader):
     """PyYAML's safe loader that takes promptsource's two tags for plain mappings."""
 
 
 def _construct_mapping(loader: _TemplateLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    return loader.construct_mapping(node, deep=True)
+    mapping: dict[Any, Any] = loader.construct_mapping(node, deep=True)
+    return mapping
 
 
 _TemplateLoader.add_constructor("!Template", _construct_mapping)

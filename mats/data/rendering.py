@@ -68,13 +68,13 @@ def _show_jinja(template: JinjaTemplate, row: Row, spec: DatasetSpec, row_id: st
         raise DataError(f"{row.where}: template '{template.name}' makes no target of this row; a target would be right")
     if not rendered.choices or spec.task != "text_to_text":
         return Shown(rendered.prompt, rendered.target)
-    if rendered.target is None or rendered.target not in rendered.choices:
+    if rendered.gold is None:
         raise DataError(
             f"{row.where}: template '{template.name}': target {rendered.target!r} is none of the answer choices "
             f"{list(rendered.choices)}; a label of this dataset would be right"
         )
     _check_count(rendered.choices, row)
-    return Shown(rendered.prompt, rendered.target, rendered.choices, rendered.choices.index(rendered.target))
+    return Shown(rendered.prompt, rendered.choices[rendered.gold], rendered.choices, rendered.gold)
 
 
 def _choices_wanted(template: Template, spec: DatasetSpec) -> Choices | None:

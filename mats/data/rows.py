@@ -6,7 +6,7 @@ import csv
 import itertools
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -173,9 +173,21 @@ def _csv_rows(path: Path, source: CsvSource) -> Iterator[Row]:
             where = f"{path} line {reader.line_num}"
             if len(values) != len(names):
                 raise DataError(f"{where}: {len(values)} values for {len(names)} columns ({', '.join(names)})")
-            yield Row(dict(zip(names, values, strict=True)), where)
+            yield Row(_with_numbers(dict(zip(names, values, strict=True)), source.numbers, where), where)
     except csv.Error as error:
         raise DataError(f"{path} line {reader.line_num}: {error}; check `delimiter` and `quoting`") from error
+
+
+def _with_numbers(values: dict[str, str], columns: Sequence[str], where: str) -> dict[str, Any]:
+    """The values of a CSV row with some of them read as numbers."""
+    read: dict[str, Any] = dict(values)
+    for column in columns:
+        text = values.get(column, "").strip()
+        try:
+            read[column] = int(text) if text.lstrip("+-").isdecimal() else float(text)
+        except ValueError:
+            raise DataError(f"{where}: column '{column}' holds {text!r}; a number would be right") from None
+    return read
 
 
 def _array_rows(path: Path) -> Iterator[Row]:

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from mats.data.strict import Strict
 
 Paths = tuple[str, ...]
+Names = tuple[str, ...]
 
 
 class FileSource(Strict):
@@ -36,10 +37,11 @@ class CsvSource(FileSource):
     format: Literal["csv"]
     delimiter: str = Field(default=",", min_length=1, max_length=1, description="Between values; a tab for TSV.")
     quoting: bool = Field(default=True, description="Whether double quotes hold a value together.")
-    header: tuple[str, ...] | None = Field(
+    header: Names | None = Field(
         default=None, description="Names of the columns, for files without a first line of names, or with others."
     )
     skip: int = Field(default=0, ge=0, description="Lines before the rows (or before the names) that are passed over.")
+    numbers: Names = Field(default=(), description="Columns that hold numbers. Default: every value is a text.")
 
 
 class ArraySource(FileSource):

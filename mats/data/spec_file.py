@@ -18,12 +18,15 @@ from mats.yaml_reader import read_yaml
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def load_spec(path: str | Path, *, root: str | Path | None = None) -> DatasetSpec:
+def load_spec(
+    path: str | Path, *, root: str | Path | None = None, source: Mapping[str, Any] | None = None
+) -> DatasetSpec:
     """Read a dataset file.
 
     Args:
         path: YAML (or JSON) file; see docs/datasets.md.
         root: Takes the place of the file's `root`, the folder of the data (relative to the working folder).
+        source: Takes the place of the file's `source`, as where the hub's rows lie in files of one's own.
 
     Returns:
         The specification, with `root` made absolute. No data file is opened yet.
@@ -33,7 +36,10 @@ def load_spec(path: str | Path, *, root: str | Path | None = None) -> DatasetSpe
         RecipeError: it has faults; all of them, one per line.
     """
     path = Path(path)
-    return parse_spec(read_yaml(path).data, folder=path.parent, where=str(path), root=root)
+    content = read_yaml(path).data
+    if source is not None:
+        content = {**content, "source": dict(source)}
+    return parse_spec(content, folder=path.parent, where=str(path), root=root)
 
 
 def parse_spec(
