@@ -43,6 +43,20 @@ def evaluate(
     examples: Annotated[
         int | None, typer.Option("--examples", metavar="N", min=1, help="At most so many examples of each split.")
     ] = None,
+    start: Annotated[
+        int | None, typer.Option("--start", metavar="N", min=0, help="First row of each split, counted from 0.")
+    ] = None,
+    end: Annotated[
+        int | None, typer.Option("--end", metavar="N", min=1, help="One past the last row of each split.")
+    ] = None,
+    templates: Annotated[
+        str | None,
+        typer.Option(
+            "--templates",
+            metavar="all|I,J|cycle",
+            help="Score each prompt template (or these) alone and tell their median; or in turn.",
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", metavar="N", min=1, help="Examples at once.")
     ] = None,
@@ -53,7 +67,10 @@ def evaluate(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the scores there as JSON.")
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option("--predictions", metavar="FOLDER", help="Write each example's prediction there.")
+        Path | None,
+        typer.Option(
+            "--predictions", metavar="FOLDER", help="Keep each example's prediction there, and score nothing twice."
+        ),
     ] = None,
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
@@ -76,20 +93,26 @@ def evaluate(
         options = with_options(
             overrides,
             device=device,
-            **{"evaluate.split": split, "evaluate.examples": _text(examples), "evaluate.batch_size": _text(batch_size)},
+            **{
+                "evaluate.split": split,
+                "evaluate.examples": _text(examples),
+                "evaluate.start": _text(start),
+                "evaluate.end": _text(end),
+                "evaluate.templates": templates,
+                "evaluate.batch_size": _text(batch_size),
+            },
         )
         recipe = load_recipe(recipe_path, options)
 
     from mats.recipes.scoring import evaluation_settings, path_scorings, recipe_scorings, run_scorings, write_scores
 
     if recipe is not None and not model:
+        if data:
+            raise RequestError(f"--data {data[0]}: goes with --model; a recipe's models are scored on their own data")
         scorings = recipe_scorings(recipe)
-        target = output if output is not None else _default_output(recipe)
-    elif recipe is None:
-        scorings, target = path_scorings(model or (), data or ()), output
     else:
-        files = data or [entry.data for entry in recipe.models if entry.data is not None]
-        scorings, target = path_scorings(model or (), list(dict.fromkeys(files))), output
+        own = [entry.data for entry in recipe.models if entry.data is not None] if recipe is not None else []
+        scorings = path_scorings(model or (), list(dict.fromkeys(data or own)))
     settings = evaluation_settings(
         recipe,
         split=split,
@@ -99,7 +122,13 @@ def evaluate(
         device=device,
         predictions=predictions,
         trust_remote_code=trust_remote_code,
+        start=start,
+        end=end,
+        templates=templates,
     )
+    target = output
+    if target is None and recipe is not None and not model:
+        target = _default_output(recipe, settings)
     with progress_display(as_json=as_json) as progress:
         scores = run_scorings(scorings, settings, progress)
     if target is not None:
@@ -125,13 +154,18 @@ def _text(value: int | None) -> str | None:
     return None if value is None else str(value)
 
 
-def _default_output(recipe: Any) -> Path | None:
-    """Beside the result, when there is one."""
+def _default_output(recipe: Any, settings: Any) -> Path | None:
+    """Beside the result, when there is one; scores of a part of the rows or templates keep off those of the whole."""
     if recipe.evaluate.output is not None:
         return Path(recipe.evaluate.output)
-    if recipe.output is not None and Path(recipe.output).is_dir():
-        return Path(recipe.output) / f"scores-{recipe.evaluate.split}.json"
-    return None
+    if recipe.output is None or not Path(recipe.output).is_dir():
+        return None
+    parts = ["scores", settings.split]
+    if settings.start or settings.limit is not None:
+        parts += ["rows", str(settings.start), str(settings.limit or "end")]
+    if settings.templates is not None:
+        parts += ["templates", settings.templates.replace(",", "-").replace(" ", "")]
+    return Path(recipe.output) / f"{'-'.join(parts)}.json"
 
 
 def _print_scores(scores: dict[str, Any], target: Path | None) -> None:
@@ -144,9 +178,51 @@ def _print_scores(scores: dict[str, Any], target: Path | None) -> None:
     for entry in scores["models"]:
         values = [entry["results"][name]["value"] if name in entry["results"] else None for name in datasets]
         values += [entry["mean"], *((entry.get("mean_relative"),) if relative else ())]
-        rows.append((entry["name"], *("–" if value is None else f"{value:.3f}" for value in values)))
+        rows.append((entry["name"], *(_score(value) for value in values)))
     print_table(f"split {scores['split']}", columns, rows)
     if relative:
         print_lines(["relative: mean over datasets of the score ÷ that of the dataset's own model"])
+    print_lines([""])
+    _print_intervals(scores)
     if target is not None:
         print_lines([str(target)])
+
+
+def _print_intervals(scores: dict[str, Any]) -> None:
+    """Each score with what is known about its accuracy."""
+    from mats.cli.printing import print_lines, print_table
+
+    found = [(entry, name, result) for entry in scores["models"] for name, result in entry["results"].items()]
+    templates = any("quartiles" in result for _, _, result in found)
+    compared = any("differences" in entry for entry in scores["models"])
+    columns = ["model", "dataset", "metric", "score", "95 % interval", "examples"]
+    columns += ["quartiles over templates"] if templates else []
+    columns += ["difference [95 %]"] if compared else []
+    rows = []
+    for entry, dataset, result in found:
+        row = [entry["name"], dataset, result["metric"], _score(result["value"]), _range(result["interval"])]
+        row.append(f"{result['examples']:,}")
+        row += [_range(result.get("quartiles"))] if templates else []
+        row += [_difference(entry.get("differences", {}).get(dataset))] if compared else []
+        rows.append(row)
+    print_table("", columns, rows)
+    if templates:
+        print_lines(["score: the median over templates, each scored alone"])
+    if compared:
+        print_lines(
+            ["difference: from the model named, on the same examples; an interval that holds 0 decides nothing"]
+        )
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _range(ends: list[float] | None) -> str:
+    return "–" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
+
+
+def _difference(difference: dict[str, Any] | None) -> str:
+    if difference is None:
+        return ""
+    return f"{difference['value']:+.3f} [{_range(difference['interval'])}] to {difference['to']}"

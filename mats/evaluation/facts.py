@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mats.checkpoints import open_checkpoint
-from mats.checkpoints.loading import CLASS_HEAD
+from mats.checkpoints.heads import class_count
 from mats.data import DatasetSpec
 from mats.errors import DataError, InputsMismatch, RequestError
 from mats.evaluation.prepared import PreparedData
@@ -41,15 +41,21 @@ class ModelFacts:
         return self.task(spec) == "language_modeling"
 
 
-def read_facts(name: str, path: str | Path, base: str | None) -> ModelFacts:
+def read_facts(name: str, path: str | Path, base: str | None, head: str | None = None) -> ModelFacts:
     """Read headers and configurations; no tensor.
 
+    Args:
+        name: What reports call the model.
+        path: The checkpoint.
+        base: The one under an adapter.
+        head: Name of the head to put on it, if any.
+
     Raises:
-        RequestError: no checkpoint there, or weights without an architecture and no base under them.
+        RequestError: no checkpoint there, no such head, or weights without an architecture and no base under them.
         CheckpointCorrupt: a file is damaged.
     """
-    with open_checkpoint(path) as checkpoint:
-        heads = [i.shape[0] for n, i in checkpoint.tensors.items() if CLASS_HEAD.fullmatch(n) and len(i.shape) == 2]
+    with open_checkpoint(path, head=head) as checkpoint:
+        own = class_count(checkpoint)
         config: Mapping[str, Any] | None = checkpoint.config
         if checkpoint.kind == "model" and config is not None:
             return _facts(name, config, _classes(config))
@@ -58,7 +64,7 @@ def read_facts(name: str, path: str | Path, base: str | None) -> ModelFacts:
         raise RequestError(f"{path}: weights without an architecture; name the model under them as base")
     with open_checkpoint(below) as checkpoint:
         config = checkpoint.config or {}
-    return _facts(name, config, heads[0] if heads else _classes(config))
+    return _facts(name, config, own if own is not None else _classes(config))
 
 
 def _facts(name: str, config: Mapping[str, Any], classes: int) -> ModelFacts:

@@ -45,8 +45,8 @@ def evaluate_jobs(
         A value ready for JSON: `schema_version`, `split`, `start`, `limit`, `templates`, `intervals` (how they were
         made), `datasets` (name, task, metric, examples) and `models`: per model `name`, `path`, `results` (dataset →
         metric, value, interval, standard_error, metrics, examples; with several templates their medians, `quartiles`,
-        `interquartile_range` and `templates`; with a reference `difference`: to, value, interval) and `mean` of the
-        values over the datasets (None where only some of the metrics are better when lower).
+        `interquartile_range` and `templates`), `mean` of the values over the datasets (None where only some of the
+        metrics are better when lower) and, with references, `differences` (dataset → to, value, interval).
 
     Raises:
         RequestError: no models or datasets, or two of one name; settings or lengths that cannot be.
@@ -83,7 +83,7 @@ class _Scorer:
     settings: EvaluationSettings
     load: LoadModel
     loaded: dict[tuple[str, str | None], nn.Module] = field(default_factory=dict)
-    fingerprint: str | None = None
+    fingerprints: dict[str | None, str] = field(default_factory=dict)
 
     def score(self, task: ScoringTask, progress: Progress) -> EvaluationResult:
         """One dataset under one template: from kept predictions of the same request, else by the model."""
@@ -117,10 +117,11 @@ class _Scorer:
         return self.loaded[key]
 
     def _request(self, task: ScoringTask) -> dict[str, Any]:
-        if self.fingerprint is None:
-            self.fingerprint = model_fingerprint(self.job.path, self.settings.base)
+        if task.head not in self.fingerprints:
+            self.fingerprints[task.head] = model_fingerprint(self.job.path, self.settings.base, task.head)
         dtype = None if self.settings.dtype is None else str(self.settings.dtype)
-        return request_of(self.fingerprint, task.head, task.tokens, dtype, task.choice.spec, task.data.examples)
+        fingerprint = self.fingerprints[task.head]
+        return request_of(fingerprint, task.tokens, dtype, task.choice.spec, task.data.examples)
 
 
 def predictions_path(settings: EvaluationSettings, model: str, choice: TemplateChoice) -> Path:
@@ -138,17 +139,18 @@ def _entry(
     job: EvaluationJob, tasks: Sequence[ScoringTask], outcomes: Mapping[tuple[str, str], Sequence[EvaluationResult]]
 ) -> dict[str, Any]:
     """One model's part of the report."""
-    results = {}
+    results, differences = {}, {}
     for spec in job.specs:
+        ours = outcomes[job.name, spec.name]
         choices = [task.choice for task in tasks if task.choice.spec.name == spec.name]
-        results[spec.name] = summarise_templates(choices, outcomes[job.name, spec.name])
+        results[spec.name] = summarise_templates(choices, ours)
         reference = job.reference.get(spec.name)
         if reference is not None and (reference, spec.name) in outcomes:
-            theirs = outcomes[reference, spec.name]
-            results[spec.name]["difference"] = _difference(reference, outcomes[job.name, spec.name], theirs)
+            differences[spec.name] = _difference(reference, ours, outcomes[reference, spec.name])
     lower = {result["metric"] in LOWER_IS_BETTER for result in results.values()}
     mean = sum(result["value"] for result in results.values()) / len(results) if len(lower) == 1 else None
-    return {"name": job.name, "path": job.path, "results": results, "mean": mean}
+    entry = {"name": job.name, "path": job.path, "results": results, "mean": mean}
+    return {**entry, "differences": differences} if differences else entry
 
 
 def _difference(reference: str, ours: Sequence[EvaluationResult], theirs: Sequence[EvaluationResult]) -> dict[str, Any]:

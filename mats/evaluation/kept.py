@@ -20,9 +20,9 @@ LIBRARIES = ("mats", "torch", "transformers")
 PLACE = {"root", "source", "splits"}  # keys of a dataset file that say where rows are, not what they are
 
 
-def model_fingerprint(path: str | Path, base: str | None) -> str:
-    """Content of the weights and configuration of a model, and of the base under an adapter; reads all of them."""
-    with open_checkpoint(path) as checkpoint:
+def model_fingerprint(path: str | Path, base: str | None, head: str | None = None) -> str:
+    """Content of weights, head and configuration of a model, and of the base under an adapter; reads all of them."""
+    with open_checkpoint(path, head=head) as checkpoint:
         parts = [checkpoint.fingerprint(), checkpoint.config]
         whole = checkpoint.kind == "model" and checkpoint.config is not None
         below = base or (checkpoint.config or {}).get("base_model_name_or_path")
@@ -33,13 +33,12 @@ def model_fingerprint(path: str | Path, base: str | None) -> str:
 
 
 def request_of(
-    fingerprint: str, head: str | None, tokens: str, dtype: str | None, spec: DatasetSpec, examples: Sequence[Example]
+    fingerprint: str, tokens: str, dtype: str | None, spec: DatasetSpec, examples: Sequence[Example]
 ) -> dict[str, Any]:
     """All that the predictions depend on, ready for JSON.
 
     Args:
         fingerprint: Of the model.
-        head: Name of the head put on it, if any.
         tokens: Fingerprint of the tokenizer.
         dtype: Of the loaded weights; None: as stored.
         spec: Of the dataset.
@@ -49,7 +48,6 @@ def request_of(
         "schema_version": SCHEMA_VERSION,
         "versions": {name: _version(name) for name in LIBRARIES},
         "model": fingerprint,
-        "head": head,
         "tokenizer": tokens,
         "dtype": dtype,
         "dataset": json.loads(spec.model_dump_json(exclude=PLACE)),

@@ -48,8 +48,12 @@ class EvaluationPlan:
         """Everything that one model is scored on, ready."""
         choices = [choice for spec in job.specs for choice in choose_templates(spec, self._settings.templates)]
         examples = [self._examples(choice) for choice in choices]
-        facts = read_facts(job.name, job.path, self._settings.base)
-        return [self._task(job, facts, choice, rows) for choice, rows in zip(choices, examples, strict=True)]
+        heads = {None, *job.heads.values()} if len(job.heads) < len(job.specs) else set(job.heads.values())
+        facts = {head: read_facts(job.name, job.path, self._settings.base, head) for head in heads}
+        return [
+            self._task(job, facts[job.heads.get(choice.spec.name)], choice, rows)
+            for choice, rows in zip(choices, examples, strict=True)
+        ]
 
     def datasets(self) -> list[dict[str, Any]]:
         """The datasets met, for the report."""
@@ -77,8 +81,7 @@ class EvaluationPlan:
         self, job: EvaluationJob, facts: ModelFacts, choice: TemplateChoice, examples: list[Example]
     ) -> ScoringTask:
         spec = choice.spec
-        if spec.name not in job.heads:
-            check_head(facts, spec)
+        check_head(facts, spec)
         processor = load_processor(job.path, spec, fallback=self._settings.base)
         tokens = processor_fingerprint(processor)
         data = self._shared.prepare(spec, examples, processor, decoder_only=facts.reads_as_causal(spec))

@@ -11,6 +11,7 @@ Statistic = Literal["input_gram", "output_gram", "diagonal", "block"]
 DEVICE_PATTERN = r"^(auto|cpu|mps|(cuda|xpu)(:[0-9]+)?)$"
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps", "xpu")
 FloatName = Literal["float32", "float16", "bfloat16", "float64"]
+LISTS_OF_WORDS = ("statistics", "parameters", "block_parameters", "diagonal_parameters")
 
 
 class Section(BaseModel):
@@ -89,6 +90,14 @@ class CurvatureSection(Section):
     parameters: tuple[str, ...] = Field(
         default=("*",), min_length=1, description="Names of the parameters to measure, as patterns with * and ?."
     )
+    block_parameters: tuple[str, ...] = Field(
+        default=("*",),
+        min_length=1,
+        description="Of these, those to measure a block of: `'*LayerNorm*'` for norms alone. Biases have blocks too.",
+    )
+    diagonal_parameters: tuple[str, ...] = Field(
+        default=("*",), min_length=1, description="Of these, those to measure a diagonal of."
+    )
     dtype: FloatName = Field(default="float32", description="Number format in which the model runs.")
     fold: tuple[int, int] | None = Field(
         default=None, description="[k, n]: only examples whose id falls into hash class k of n; the n stores add up."
@@ -102,7 +111,7 @@ class CurvatureSection(Section):
     def _one_or_many(cls, value: Any) -> Any:
         """A single word where a list is meant."""
         if isinstance(value, dict):
-            return {k: [v] if k in ("statistics", "parameters") and isinstance(v, str) else v for k, v in value.items()}
+            return {k: [v] if k in LISTS_OF_WORDS and isinstance(v, str) else v for k, v in value.items()}
         return value
 
 
@@ -111,6 +120,13 @@ class EvaluateSection(Section):
 
     split: str = Field(default="test", min_length=1, description="Split that is scored.")
     examples: int | None = Field(default=None, ge=1, description="At most so many examples of each split; null: all.")
+    start: int = Field(default=0, ge=0, description="First row of each split, counted from 0.")
+    end: int | None = Field(default=None, ge=1, description="One past the last row of each split; null: to its end.")
+    templates: str | None = Field(
+        default=None,
+        description="all, or indices such as `0,2`: each template alone, and their median; cycle: the examples take"
+        " them in turn. Default: as each dataset file says.",
+    )
     batch_size: int = Field(default=32, ge=1, description="Examples per forward pass.")
     individual: bool = Field(
         default=True, description="Score each model on its own data too, to show what merging costs."
@@ -121,3 +137,34 @@ class EvaluateSection(Section):
         min_length=1,
         description="JSON file for the scores. Default: scores-<split>.json beside the result.",
     )
+    predictions: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Folder that keeps each example's prediction; what is there from an identical request is not scored"
+        " again.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _index_as_text(cls, value: Any) -> Any:
+        """`templates: 2` is one index, not a number, and `[0, 2]` are two."""
+        if isinstance(value, dict) and isinstance(value.get("templates"), (int, list, tuple)):
+            given = value["templates"]
+            indices = given if isinstance(given, (list, tuple)) else [given]
+            return {**value, "templates": ",".join(str(index) for index in indices)}
+        return value
+
+    @field_validator("templates")
+    @classmethod
+    def _known_templates(cls, value: str | None) -> str | None:
+        """`all`, `cycle`, or indices between commas."""
+        if value is None or value in ("all", "cycle") or all(part.strip().isdecimal() for part in value.split(",")):
+            return value
+        raise ValueError("all, cycle, or indices such as 0,2 would be right")
+
+    @model_validator(mode="after")
+    def _some_rows(self) -> EvaluateSection:
+        """A slice that ends before it begins would be empty."""
+        if self.end is not None and self.end <= self.start:
+            raise ValueError(f"end: {self.end} with start {self.start}; an end beyond the start would be right")
+        return self
