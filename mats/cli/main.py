@@ -13,7 +13,22 @@ from typing import Annotated, Any
 import typer
 
 from mats import __version__
-from mats.cli import check, demo, evaluate, failures, inspect, merge, metadata, predict, report, save_metadata, sweep
+from mats.cli import (
+    check,
+    demo,
+    evaluate,
+    failures,
+    generate,
+    harness,
+    inspect,
+    merge,
+    metadata,
+    predict,
+    report,
+    save_metadata,
+    sweep,
+    toxicity,
+)
 
 EPILOG = (
     "Exit status: 0 done; 1 the work failed; 2 the request is wrong; 3 the inputs do not fit together; "
@@ -61,7 +76,20 @@ def about(
         typer.echo(context.get_help())
 
 
-for _command in (save_metadata, merge, predict, evaluate, sweep, report, check, inspect, demo):
+for _command in (
+    save_metadata,
+    merge,
+    predict,
+    evaluate,
+    sweep,
+    report,
+    generate,
+    toxicity,
+    harness,
+    check,
+    inspect,
+    demo,
+):
     _command.register(app)
 metadata.register(app)
 

@@ -20,6 +20,9 @@ HELP = [
     "merge",
     "predict",
     "evaluate",
+    "generate",
+    "toxicity",
+    "harness",
     "check",
     "inspect",
     "demo",
@@ -31,7 +34,7 @@ HELP = [
 def shown_in_pages() -> list[str]:
     """Lines of shell blocks that start with `mats`, comments taken off."""
     found = []
-    for page in ("commands.md", "recipes.md"):
+    for page in ("commands.md", "evaluation.md", "recipes.md"):
         for block in re.findall(r"```sh\n(.*?)```", (DOCS / page).read_text(), re.DOTALL):
             found += [line.split("  #")[0].strip() for line in block.splitlines() if line.startswith("mats ")]
     return found
