@@ -10,7 +10,7 @@ from torch import nn
 
 from mats.checkpoints import open_checkpoint
 from mats.data import Task
-from mats.errors import InputsMismatch, RequestError
+from mats.errors import InputsMismatch, RequestError, ShapeMismatch
 from mats.training.tuning import AdapterTuning, Ia3Tuning, LoraTuning
 
 ATTENTION_AND_MLP = (
@@ -49,7 +49,7 @@ def wrap_in_adapter(model: nn.Module, tuning: AdapterTuning, task: Task, head: I
 
     Raises:
         RequestError: the model has none of the modules, or the adapter to start from is of another kind.
-        InputsMismatch: the adapter to start from does not fit.
+        InputsMismatch: the adapter to start from adapts other modules, or (ShapeMismatch) has another rank.
     """
     import peft
 
@@ -121,20 +121,30 @@ def _selects(ending: str, names: Iterable[str]) -> bool:
 
 def _start_from(wrapped: nn.Module, path: str, tuning: AdapterTuning) -> None:
     """Put the numbers of an adapter folder in place of the drawn ones; a head in it is left alone."""
-    import peft
-
     kind = "ia3" if isinstance(tuning, Ia3Tuning) else "lora"
+    parameters = {_stored_name(name): p for name, p in wrapped.named_parameters() if _is_adapter(name)}
     with open_checkpoint(path) as adapter:
         if adapter.kind != kind:
             raise RequestError(f"tuning.adapter_initialisation: {path} is {adapter.kind}; {kind} would be right")
-        state = {name: adapter.read(name) for name in adapter.tensors if ".lora_" in name or ".ia3_" in name}
-    try:
-        outcome = peft.set_peft_model_state_dict(wrapped, state)
-    except RuntimeError as error:
-        raise InputsMismatch(f"adapter {path} does not fit: {str(error).splitlines()[-1].strip()[:200]}") from error
-    absent = [name for name in outcome.missing_keys if ".lora_" in name or ".ia3_" in name]
-    wrong = [*outcome.unexpected_keys, *absent]
-    if wrong:
-        raise InputsMismatch(
-            f"adapter {path} does not fit: {wrong[0]} is on one side only; equal modules would be right"
-        )
+        shapes = {name: info.shape for name, info in adapter.tensors.items() if _is_adapter(name)}
+        one_sided = sorted(shapes.keys() ^ parameters.keys())
+        if one_sided:
+            raise InputsMismatch(
+                f"tuning.adapter_initialisation: {path} adapts other modules ({one_sided[0]} is on one side only)"
+            )
+        for name, parameter in parameters.items():
+            if shapes[name] != tuple(parameter.shape):
+                raise ShapeMismatch(
+                    f"tuning.adapter_initialisation: {path}: {name} has shape {list(shapes[name])},"
+                    f" here {list(parameter.shape)}; the same rank and base would be right"
+                )
+            parameter.data.copy_(adapter.read(name))
+
+
+def _is_adapter(name: str) -> bool:
+    return ".lora_" in name or ".ia3_l" in name
+
+
+def _stored_name(name: str) -> str:
+    """The name under which PEFT stores a parameter: without that of the adapter."""
+    return name.replace(".default.", ".").removesuffix(".default")

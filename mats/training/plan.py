@@ -57,9 +57,10 @@ def plan_training(request: TrainingRequest) -> TrainingPlan:
     """Settle everything that needs no model.
 
     Raises:
-        RequestError: sizes that do not divide, an unknown device, or a base that is not there.
+        RequestError: sizes that do not divide, heads that do not suit, an unknown device, no base there.
         DataError: a split is missing or empty, or a row is faulty.
     """
+    request.check_heads()
     device = _device(request.device)
     settings = request.settings
     micro, accumulation = divide_batch(settings, process_count())

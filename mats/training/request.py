@@ -44,7 +44,7 @@ class TrainingRequest:
         """Check what needs no file.
 
         Raises:
-            RequestError: no dataset, two of one name, one head for unlike labels, or adapters with several heads.
+            RequestError: no dataset, or two of one name.
         """
         names = [spec.name for spec in self.datasets]
         if not names:
@@ -52,6 +52,18 @@ class TrainingRequest:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise RequestError(f"datasets: the name {twice[0]!r} is given twice; names must differ")
+
+    @property
+    def task_name(self) -> str:
+        """What the result is called."""
+        return self.name or "+".join(spec.name for spec in self.datasets)
+
+    def check_heads(self) -> None:
+        """Refuse one head for datasets that need several, and several for adapters.
+
+        Raises:
+            RequestError: naming the datasets that differ.
+        """
         if self.heads == "per_dataset":
             if not isinstance(self.settings.tuning, FullTuning):
                 raise RequestError("heads per dataset: adapters have one head; tuning full would be right")
@@ -63,8 +75,3 @@ class TrainingRequest:
                     f"datasets: {first.name} is {first.task} with {first.num_labels} labels, {spec.name} is {spec.task}"
                     f" with {spec.num_labels}; one head cannot serve both, one per dataset would be right"
                 )
-
-    @property
-    def task_name(self) -> str:
-        """What the result is called."""
-        return self.name or "+".join(spec.name for spec in self.datasets)

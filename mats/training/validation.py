@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from mats.data import Batch, DatasetSpec, Example, Processor, make_batches
-from mats.evaluation import evaluate
+from mats.data import DatasetSpec, Example, Processor
+from mats.evaluation import evaluate_dataset, prepare_data
 from mats.training.history import oriented
 from mats.training.learner import Learner
 
 
 class Validation:
-    """Scores every dataset's validation examples; the batches are made once.
+    """Scores every dataset's validation examples, which are tokenised once.
 
     Args:
         specs: The datasets.
         examples: Their validation examples.
         processors: Their tokenizers.
         batch_size: Examples in a forward pass.
+
+    Raises:
+        RequestError: a dataset has no metric, or metrics that cannot be computed together.
+        DataError: an example lacks what the metrics need.
     """
 
     def __init__(
@@ -28,18 +33,18 @@ class Validation:
         processors: Sequence[Processor | None],
         batch_size: int,
     ) -> None:
-        self._specs = specs
-        self._batches: list[list[Batch]] = [
-            list(make_batches(rows, spec, processor, batch_size))
+        prepared = [
+            prepare_data(spec, rows, processor, batch_size, decoder_only=spec.task == "language_modeling")
             for spec, rows, processor in zip(specs, examples, processors, strict=True)
         ]
+        self._data = [replace(data, batches=list(data.batches)) for data in prepared]
 
     def __call__(self, learner: Learner) -> dict[str, dict[str, Any]]:
         """Dataset → `metric`, `value`, `metrics`, `examples`, and `score`, of which more is better."""
         results = {}
-        for spec, model, batches in zip(self._specs, learner.models, self._batches, strict=True):
-            result = evaluate(model, batches, metrics=spec.metrics, length_normalization=spec.length_normalization)
-            results[spec.name] = {
+        for data, model in zip(self._data, learner.models, strict=True):
+            result = evaluate_dataset(model, data)
+            results[data.spec.name] = {
                 "metric": result.metric,
                 "value": result.value,
                 "metrics": dict(result.metrics),

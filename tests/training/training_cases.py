@@ -70,7 +70,7 @@ def _save_gpt2(folder: Path) -> None:
 def _as_language_modeling(path: Path) -> Path:
     content = json.loads(path.read_text())
     del content["labels"]
-    content |= {"task": "language_modeling"}
+    content |= {"task": "language_modeling", "max_length": 32, "perplexity": {"window": 32, "stride": 16}}
     path.write_text(json.dumps(content))
     return path
 
