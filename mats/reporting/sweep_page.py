@@ -50,17 +50,44 @@ def _tiles(results: SweepResults) -> str:
         if known and len(known) == len(best):
             index = best.index(max(best))
             tiles.append((percent(known[index]), f"{name} on {results.report_split}, the same point"))
-    if seconds := [point.seconds for point in results.done if point.seconds is not None]:
-        tiles.append((f"{sum(seconds):.0f} s", "merging, all points"))
+    if seconds := {p.made_by or p.name: p.seconds for p in results.done if p.seconds is not None}:
+        tiles.append((f"{sum(seconds.values()):.0f} s", f"in {len(seconds)} merges"))
     return (
         "<div class=tiles>" + "".join(f"<div class=tile><b>{a}</b><span>{b}</span></div>" for a, b in tiles) + "</div>"
     )
 
 
 def _selected(results: SweepResults) -> str:
-    """One row per selected point: its axes, its score where it was selected, its scores on the reported split."""
+    """The selected points: one row each, or for a single point one row per dataset."""
     if not results.chosen:
         return ""
+    note = "<p class=soft>In brackets: 95 % interval over examples; after ×: share of the dataset's own model.</p>"
+    if len(results.chosen) == 1:
+        point = results.chosen[0]
+        told = ", ".join(f"{axis} {word(point.columns[axis])}" for axis in results.axes if axis in point.columns)
+        title = f"<h2>The selected point</h2><p>Point {point.number}: {escape(told)}</p>"
+        return f"{title}{_one_selected(results, point)}{note}"
+    return f"<h2>The selected points</h2>{_many_selected(results)}{note}"
+
+
+def _one_selected(results: SweepResults, point: PointResult) -> str:
+    """Datasets down, splits across."""
+    splits = [split for split in results.splits() if split in point.scores]
+    columns = [Column("dataset", text=True), Column("metric", text=True), *(Column(split) for split in splits)]
+    datasets = dict.fromkeys(name for split in splits for name in _scores(point, split))
+    rows = []
+    for name in datasets:
+        scores = [_scores(point, split).get(name) for split in splits]
+        metric = next((score.metric for score in scores if score is not None), "")
+        rows.append([text_cell(name), text_cell(metric.replace("_", " ")), *map(_dataset_cell, scores)])
+    for title, place in (("mean relative", 0), ("mean", 1)):
+        cells = [_share_cell(_means(point, split)[place]) for split in splits]
+        rows.append([text_cell(f"all: {title}"), text_cell(""), *cells])
+    return html_table(columns, rows)
+
+
+def _many_selected(results: SweepResults) -> str:
+    """Points down: axes, the score where each was selected, its scores on the reported split."""
     told = results.report_split if results.report_split is not None and _is_reported(results) else results.split
     datasets = _datasets(results, told)
     columns = [Column("point"), *(Column(axis, text=True) for axis in results.axes)]
@@ -74,12 +101,8 @@ def _selected(results: SweepResults) -> str:
         cells.append(_share_cell(results.score(point)))
         if told != results.split:
             cells.append(_share_cell(results.score(point, told)))
-        scores = point.scores.get(told)
-        cells += [_dataset_cell(None if scores is None else scores.datasets.get(dataset)) for dataset in datasets]
-        rows.append(cells)
-    title = "The selected point" if len(rows) == 1 else "The selected points"
-    note = "<p class=soft>In brackets: 95 % interval over examples; after ×: share of the dataset's own model.</p>"
-    return f"<h2>{title}</h2>{html_table(columns, rows)}{note}"
+        rows.append([*cells, *(_dataset_cell(_scores(point, told).get(dataset)) for dataset in datasets)])
+    return html_table(columns, rows)
 
 
 def _is_reported(results: SweepResults) -> bool:
@@ -128,8 +151,7 @@ def _points(results: SweepResults) -> str:
         name = f"{point.number}{' ★' if point.number in results.selected else ''}"
         cells = [Cell(name, value=str(point.number)), *(_axis_cell(point, axis) for axis in results.axes)]
         for split in results.splits():
-            scores = point.scores.get(split)
-            cells += [_share_cell(None if scores is None else value) for value in _means(point, split)]
+            cells += [_share_cell(value) for value in _means(point, split)]
         own = _scores(point, results.split)
         cells += [_share_cell(own[dataset].value if dataset in own else None) for dataset in datasets]
         memory = point.peak_memory_bytes

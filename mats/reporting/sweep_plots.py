@@ -130,7 +130,8 @@ def _draw_curves(ax: Axes, lines: Sequence[Line]) -> None:
         places = sorted(line.scores)
         means = [sum(line.scores[x]) / len(line.scores[x]) for x in places]
         color, marker = COLORS[place % len(COLORS)], MARKERS[place % len(MARKERS)]
-        ax.plot(places, means, marker=marker, ms=4.5, lw=1.5, color=color, label=line.label or None)
+        size = 9.0 - 1.0 * min(place, 6)  # smaller and thinner on top of larger, so that equal lines all show
+        ax.plot(places, means, marker=marker, ms=size, lw=0.33 * size, color=color, label=line.label or None)
         if any(len(scores) > 1 for scores in line.scores.values()):
             least, most = [min(line.scores[x]) for x in places], [max(line.scores[x]) for x in places]
             ax.fill_between(places, least, most, color=color, alpha=0.15, lw=0)

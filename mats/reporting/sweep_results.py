@@ -56,6 +56,7 @@ class PointResult:
         state: done, failed (then `error` says why), or missing.
         scores: split → scores.
         seconds: of the merge.
+        made_by: the point whose merge that was, by name, where one solve made several points.
         peak_memory_bytes: of the merge, in its process; None where that is not known.
         report: the merge's report.json.
         recipe: as resolved.
@@ -68,6 +69,7 @@ class PointResult:
     error: str | None = None
     scores: Mapping[str, SplitScores] = field(default_factory=dict)
     seconds: float | None = None
+    made_by: str | None = None
     peak_memory_bytes: int | None = None
     report: Report | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)

@@ -22,6 +22,7 @@ SCORE_COLUMNS = (
     "relative",
     "examples",
     "merge_seconds",
+    "made_by",
     "peak_memory_bytes",
     "selected",
 )
@@ -45,7 +46,13 @@ def score_rows(results: SweepResults) -> list[Row]:
                     main = metric == score.metric
                     low, high = score.interval if main and score.interval is not None else (None, None)
                     measured = (split, dataset, metric, value, low, high, score.relative if main else None)
-                    cost = (score.examples, point.seconds, point.peak_memory_bytes, point.number in results.selected)
+                    cost = (
+                        score.examples,
+                        point.seconds,
+                        point.made_by,
+                        point.peak_memory_bytes,
+                        point.number in results.selected,
+                    )
                     rows.append({**head, **dict(zip(SCORE_COLUMNS, (*measured, *cost), strict=True))})
     return rows
 
@@ -59,7 +66,7 @@ def point_rows(results: SweepResults) -> list[Row]:
             scores = point.scores.get(split)
             row[f"{split}.mean"] = None if scores is None else scores.mean
             row[f"{split}.mean_relative"] = None if scores is None else scores.mean_relative
-        cost = {"merge_seconds": point.seconds, "peak_memory_bytes": point.peak_memory_bytes}
+        cost = {"merge_seconds": point.seconds, "made_by": point.made_by, "peak_memory_bytes": point.peak_memory_bytes}
         rows.append({**row, **cost, "error": point.error})
     return rows
 

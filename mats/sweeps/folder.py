@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from mats.errors import WorkFailed
 from mats.files import write_bytes_atomically, write_json_atomically
 
 State = Literal["done", "failed", "missing"]
-MERGE_FILES = ("report.json", "report.html", "run.json", "recipe.yaml")
+MERGE_FILES = ("report.json", "report.html")
 """What is kept of a merge when its weights are removed."""
 
 
@@ -62,8 +64,10 @@ class PointFolder:
         self._write(f"scores-{split}.json", value)
 
     def write_point(self, value: Mapping[str, Any]) -> None:
-        """Say what the point is, for readers of the folder."""
+        """Say what the point is; its recipe is also a file of its own, for `mats merge`."""
         self._write("point.json", value)
+        text = yaml.safe_dump(value["recipe"], sort_keys=False, allow_unicode=True)
+        write_bytes_atomically(self.path / "recipe.yaml", text.encode())
 
     def described(self) -> dict[str, Any] | None:
         """`point.json`; None for a point that nobody began."""
@@ -74,6 +78,13 @@ class PointFolder:
         for name in MERGE_FILES:
             if (self.merged / name).is_file():
                 write_bytes_atomically(self.path / name, (self.merged / name).read_bytes())
+        self.take_run_info(self)
+
+    def take_run_info(self, made_by: PointFolder) -> None:
+        """Note seconds and memory of the merge that made this point: its own, or that of a longer solve."""
+        run = read_json(made_by.merged / "run.json")
+        if run is not None:
+            self._write("run.json", {**run, "made_by": made_by.path.name})
 
     def report(self) -> dict[str, Any] | None:
         """The merge's `report.json`."""

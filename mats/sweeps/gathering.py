@@ -106,6 +106,7 @@ def _point(place: PointFolder, number: int, name: str, columns: Mapping[str, Any
         error=outcome.get("error"),
         scores={split: split_scores(value) for split, value in scores.items() if value is not None},
         seconds=outcome.get("seconds"),
+        made_by=outcome.get("made_by"),
         peak_memory_bytes=outcome.get("peak_memory_bytes"),
         report=_report(place.report(), place.path),
         recipe=described.get("recipe", {}),

@@ -17,6 +17,7 @@ from mats.sweeps.loading import LoadedSweep
 from mats.sweeps.measuring import missing_stores
 from mats.sweeps.points import Point
 from mats.sweeps.selection import select_points
+from mats.sweeps.snapshots import Group, group_points
 from mats.sweeps.working import Worker
 
 _ERRORS: dict[int, type[MatsError]] = {kind.exit_status: kind for kind in (WorkFailed, RequestError, InputsMismatch)}
@@ -49,10 +50,10 @@ def parse_shard(text: str) -> Shard:
     return int(first), int(count)
 
 
-def shard_points(points: Sequence[Point], shard: Shard | None) -> list[Point]:
-    """The points of one shard: every n-th distinct result, so that neighbours, which cost alike, are spread evenly."""
-    distinct = list({point.digest: point for point in reversed(points)}.values())[::-1]
-    return distinct if shard is None else distinct[shard[0] - 1 :: shard[1]]
+def shard_groups(points: Sequence[Point], shard: Shard | None) -> list[Group]:
+    """The merges of one shard: every n-th, so that neighbours, which cost alike, are spread evenly."""
+    groups = group_points(points)
+    return groups if shard is None else groups[shard[0] - 1 :: shard[1]]
 
 
 def check_inputs(loaded: LoadedSweep) -> None:
@@ -90,7 +91,8 @@ def _distinct_inputs(points: Sequence[Point]) -> list[Recipe]:
 
 def plan_lines(loaded: LoadedSweep, shard: Shard | None = None) -> list[str]:
     """What a run would do, a line per point."""
-    chosen = shard_points(loaded.points, shard)
+    groups = shard_groups(loaded.points, shard)
+    chosen = sorted((point for group in groups for point in group), key=lambda point: point.number)
     folder = SweepFolder(loaded.output)
     states: dict[State, int] = {"done": 0, "failed": 0, "missing": 0}
     lines = []
@@ -101,7 +103,8 @@ def plan_lines(loaded: LoadedSweep, shard: Shard | None = None) -> list[str]:
     stores = missing_stores([point.recipe for point in chosen if folder.point(point.digest).state() != "done"])
     lines += [f"would measure {store}" for store in stores]
     left = states["missing"] + states["failed"]
-    return [*lines, f"{len(chosen)} points, {left} to do; {len(stores)} stores to measure; results in {loaded.output}"]
+    made = f"{len(chosen)} points by {len(groups)} merges, {left} points to do; {len(stores)} stores to measure"
+    return [*lines, f"{made}; results in {loaded.output}"]
 
 
 def run_sweep(loaded: LoadedSweep, shard: Shard | None = None, progress: Progress | None = None) -> SweepOutcome:
@@ -116,8 +119,8 @@ def run_sweep(loaded: LoadedSweep, shard: Shard | None = None, progress: Progres
     check_inputs(loaded)
     write_settings(loaded)
     worker = Worker(loaded, progress)
-    for point in shard_points(loaded.points, shard):
-        worker.work(point)
+    for group in shard_groups(loaded.points, shard):
+        worker.work(group)
     return collect_sweep(loaded, progress) if shard is None else outcome_of(loaded, shard)
 
 
@@ -150,7 +153,7 @@ def collect_sweep(loaded: LoadedSweep, progress: Progress | None = None) -> Swee
 
 def outcome_of(loaded: LoadedSweep, shard: Shard | None = None) -> SweepOutcome:
     """How far the sweep, or a shard of it, has come."""
-    chosen = {point.digest for point in shard_points(loaded.points, shard)}
+    chosen = {point.digest for group in shard_groups(loaded.points, shard) for point in group}
     points = [point for point in loaded.points if point.digest in chosen]
     folder = SweepFolder(loaded.output)
     failed = []
