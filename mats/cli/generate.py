@@ -81,12 +81,6 @@ def generate(
         int | None, typer.Option("--seed", metavar="N", help="Of what is drawn. Default: 42 for --text, else 0.")
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="Prompts at once.")] = 8,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            "--task", metavar="NAME", help="language_modeling (default) or text_to_text, without a dataset file."
-        ),
-    ] = None,
     name: Annotated[
         str | None, typer.Option("--name", help="The model's name in the file. Default: its folder's.")
     ] = None,
@@ -137,7 +131,7 @@ def _refuse_useless(options: dict[str, Any]) -> None:
             )
 
 
-def _writer(options: dict[str, Any], task: str) -> Any:
+def _writer(options: dict[str, Any]) -> Any:
     """The model of the command, its device found."""
     from mats.engine.devices import DTYPES, resolve_device
     from mats.evaluation.exports_run import Writer
@@ -146,7 +140,6 @@ def _writer(options: dict[str, Any], task: str) -> Any:
         raise RequestError(f"--dtype {options['dtype']!r}: unknown; {', '.join(DTYPES)} would be right")
     return Writer(
         options["model"],
-        task=task,
         base=options["base"],
         batch_size=options["batch_size"],
         device=str(resolve_device(options["device"])),
@@ -159,7 +152,7 @@ def _continue_text(options: dict[str, Any], progress: Any) -> dict[str, Any]:
     from mats.evaluation.continuations import ContinuationRequest, sample_continuations
 
     request = ContinuationRequest(
-        _writer(options, options["task"] or "language_modeling"),
+        _writer(options),
         options["text"],
         options["output"],
         samples=options["samples"],
@@ -177,7 +170,7 @@ def _answer_data(options: dict[str, Any], progress: Any) -> dict[str, Any]:
     from mats.evaluation.exports import ExportRequest, export_answers
 
     request = ExportRequest(
-        _writer(options, _task(options)),
+        _writer(options),
         options["data"],
         options["output"],
         format=options["file_format"],
@@ -191,19 +184,6 @@ def _answer_data(options: dict[str, Any], progress: Any) -> dict[str, Any]:
         overwrite=options["overwrite"],
     )
     return export_answers(request, progress)
-
-
-def _task(options: dict[str, Any]) -> str:
-    """What the dataset file says, else the option, else continuing text."""
-    from mats.data import load_spec
-    from mats.evaluation.exports_rows import is_dataset_file
-
-    if options["data"].is_file() and is_dataset_file(options["data"]):
-        own: str = load_spec(options["data"]).task
-        if options["task"] not in (None, own):
-            raise RequestError(f"--task {options['task']}: the dataset file says {own}; leave it out")
-        return own
-    return options["task"] or "language_modeling"
 
 
 def _generation(options: dict[str, Any]) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def sample_continuations(request: ContinuationRequest, progress: Progress | None
 
 def _prompt_length(request: ContinuationRequest, processor: Any) -> int:
     """Tokens of the prompt that count towards the length."""
-    if request.writer.task != "language_modeling":
+    if not request.writer.facts().decoder_only:
         return 0
     return len(tokenise_prompt("0", request.prompt, processor, decoder_only=True, special=True).ids)
 

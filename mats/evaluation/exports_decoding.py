@@ -11,6 +11,7 @@ from torch import nn
 from mats.data import Processor, pad_rows, real_positions
 from mats.data.generation import GenerationSettings
 from mats.errors import InputsMismatch, RequestError
+from mats.evaluation.facts import ModelFacts
 from mats.evaluation.generation import write_rows
 from mats.evaluation.scoring import evaluating
 
@@ -85,22 +86,39 @@ def tokenise_prompt(key: str, text: str, processor: Processor, *, decoder_only: 
     return PromptTokens(key, tuple(ids))
 
 
-def is_decoder_only(model: nn.Module) -> bool:
-    """Whether the model continues its input, rather than answering from a decoder of its own."""
-    return not getattr(model.config, "is_encoder_decoder", False)
+def length_limit(prompts: Sequence[PromptTokens], facts: ModelFacts, wanted: int) -> int:
+    """New tokens that fit into the model's positions, behind the longest prompt or in the decoder alone.
+
+    Raises:
+        RequestError: a prompt leaves no room.
+    """
+    if facts.positions is None:
+        return wanted
+    longest = max(prompts, key=lambda prompt: len(prompt.ids))
+    room = facts.positions - (len(longest.ids) if facts.decoder_only else 1)
+    if room < 1 or len(longest.ids) > facts.positions:
+        raise RequestError(
+            f"prompt {longest.key}: {len(longest.ids)} tokens, but model {facts.name} has {facts.positions} positions"
+            " for prompt and answer; a shorter prompt would be right"
+        )
+    return min(wanted, room)
 
 
 def write_after(
-    model: nn.Module, processor: Processor, prompts: Sequence[PromptTokens], settings: GenerationSettings
+    model: nn.Module,
+    processor: Processor,
+    prompts: Sequence[PromptTokens],
+    settings: GenerationSettings,
+    facts: ModelFacts,
 ) -> list[KeyedText]:
     """What the model writes after each prompt of one batch: the same in any batch, beyond rounding.
 
     Where the model has a limit of positions, the longest prompt of the batch bounds the length of all its answers.
 
     Raises:
-        RequestError: a prompt fills the model's context.
+        RequestError: a prompt leaves no room for an answer.
     """
-    side = "left" if is_decoder_only(model) else "right"
+    side = "left" if facts.decoder_only else "right"
     device = next(model.parameters()).device
     rows = [prompt.ids for prompt in prompts]
     inputs = {
@@ -108,29 +126,7 @@ def write_after(
         "attention_mask": real_positions(rows, side=side).long().to(device),
     }
     keys = [prompt.key for prompt in prompts]
-    fitting = settings.model_copy(update={"max_new_tokens": _length_limit(model, prompts, settings)})
+    limit = length_limit(prompts, facts, settings.max_new_tokens)
     with evaluating(model):
-        written = write_rows(model, inputs, keys, processor, fitting)
+        written = write_rows(model, inputs, keys, processor, settings.model_copy(update={"max_new_tokens": limit}))
     return [KeyedText(key, **asdict(row)) for key, row in zip(keys, written, strict=True)]
-
-
-def context_length(model: nn.Module) -> int | None:
-    """Most positions that the model has; None where they are relative or unknown."""
-    values = (getattr(model.config, name, None) for name in ("max_position_embeddings", "n_positions"))
-    return next((int(value) for value in values if value), None)
-
-
-def _length_limit(model: nn.Module, prompts: Sequence[PromptTokens], settings: GenerationSettings) -> int:
-    """New tokens that fit into the model's context, behind the longest prompt or in the decoder alone."""
-    context = context_length(model)
-    # T5's "n_positions" is the length it was trained on: its positions are relative and have no end.
-    if context is None or getattr(model.config, "relative_attention_num_buckets", None) is not None:
-        return settings.max_new_tokens
-    longest = max(prompts, key=lambda prompt: len(prompt.ids))
-    room = context - (len(longest.ids) if is_decoder_only(model) else 1)
-    if room < 1 or len(longest.ids) > context:
-        raise RequestError(
-            f"prompt {longest.key}: {len(longest.ids)} tokens, but the model has {context} positions for prompt and"
-            " answer; a shorter prompt would be right"
-        )
-    return min(settings.max_new_tokens, room)

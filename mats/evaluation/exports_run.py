@@ -15,10 +15,17 @@ from mats.checkpoints.locate import local_path, locate
 from mats.data import Processor, load_processor
 from mats.data.generation import GenerationSettings
 from mats.errors import OutputExists, RequestError
-from mats.evaluation.exports_decoding import KeyedText, PromptTokens, is_decoder_only, tokenise_prompt, write_after
+from mats.evaluation.exports_decoding import (
+    KeyedText,
+    PromptTokens,
+    length_limit,
+    tokenise_prompt,
+    write_after,
+)
 from mats.evaluation.exports_partial import PartialAnswers
 from mats.evaluation.exports_prompts import special_tokens_wanted
 from mats.evaluation.exports_rows import spec_for_tokenizer
+from mats.evaluation.facts import ModelFacts, read_facts
 from mats.files import explain_os_error
 from mats.progress import Progress, Silent
 
@@ -31,7 +38,6 @@ class Writer:
 
     Attributes:
         model: Checkpoint: a folder, an adapter, a weight file, or a hub id.
-        task: `language_modeling` or `text_to_text`.
         base: Checkpoint under an adapter or a lone weight file, and the place of the tokenizer where `model` has none.
         batch_size: Prompts at once; changes speed and memory, not what is written (beyond rounding).
         device: `cpu`, `cuda`, …
@@ -41,7 +47,6 @@ class Writer:
     """
 
     model: str
-    task: str = "language_modeling"
     base: str | None = None
     batch_size: int = 8
     device: str = "cpu"
@@ -53,15 +58,17 @@ class Writer:
         """Refuse what could not work, before anything is loaded.
 
         Raises:
-            RequestError: the model or its base is not there, the task writes no text, or the batch size is below 1.
+            RequestError: the model or its base is not there, or the batch size is below 1.
         """
-        if self.task not in ("language_modeling", "text_to_text"):
-            raise RequestError(f"task {self.task!r}: writes no text; language_modeling or text_to_text would be right")
         if self.batch_size < 1:
             raise RequestError(f"batch_size {self.batch_size}; 1 or more would be right")
         for checkpoint in (self.model, self.base):
             if checkpoint is not None:
                 local_path(checkpoint)
+
+    def facts(self) -> ModelFacts:
+        """Whether the model continues its input, and how many positions it has; read from its files."""
+        return read_facts(Path(self.model).name, self.model, self.base)
 
     def processor(self) -> Processor:
         """The tokenizer of the model, or of its base."""
@@ -82,7 +89,6 @@ class Writer:
         return {
             "model": self.model,
             "base": self.base,
-            "task": self.task,
             "dtype": None if self.dtype is None else str(self.dtype).removeprefix("torch."),
             "batch_size": self.batch_size,
             "weight_files": files,
@@ -130,11 +136,14 @@ def write_all(
         MatsError: as `load_model`, `tokenise_prompt` and `write_after`.
     """
     progress = progress or Silent()
-    decoder_only = writer.task == "language_modeling"
+    facts = writer.facts()
     special = special_tokens_wanted(wrapper)
     tokens = [
-        tokenise_prompt(key, text, processor, decoder_only=decoder_only, special=special) for key, text in prompts
+        tokenise_prompt(key, text, processor, decoder_only=facts.decoder_only, special=special) for key, text in prompts
     ]
+    length_limit(
+        tokens, facts, settings.max_new_tokens
+    )  # a prompt that is too long is found before the model is loaded
     batches = plan_batches(tokens, writer.batch_size)
     left = [batch for batch in batches if any(prompt.key not in partial.finished for prompt in batch)]
     count = sum(map(len, left))
@@ -142,11 +151,11 @@ def write_all(
         progress.note(f"{len(prompts) - count} of {len(prompts)} answers are there from an unfinished run")
     if left:
         options: dict[str, Any] = {"base": writer.base, "device": writer.device, "dtype": writer.dtype}
-        model = writer.load(writer.model, writer.task, trust_remote_code=writer.trust_remote_code, **options)
-        assert is_decoder_only(model) is decoder_only  # load_model loads no other class for a task
+        task = "language_modeling" if facts.decoder_only else "text_to_text"
+        model = writer.load(writer.model, task, trust_remote_code=writer.trust_remote_code, **options)
         progress.start("answers", count)
     for batch in left:
-        partial.add(write_after(model, processor, batch, settings))
+        partial.add(write_after(model, processor, batch, settings, facts))
         progress.advance(len(batch))
     return [partial.finished[key] for key, _ in prompts]
 

@@ -26,7 +26,7 @@ from tiny_writers import (
 
 from mats.checkpoints import load_model
 from mats.errors import InputsMismatch, OutputExists, RequestError
-from mats.evaluation import exports_run
+from mats.evaluation import exports_decoding, exports_run
 from mats.evaluation.exports import ExportRequest, export_answers, settings_file
 from mats.evaluation.exports_run import Writer
 
@@ -77,6 +77,15 @@ def test_neither_batches_nor_slices_change_an_answer(request_of: ExportRequest, 
     assert answers(request, writer=replace(request.writer, batch_size=1)) == whole
     assert answers(request, end=5) + answers(request, start=5) == whole
     assert len(set(whole)) > 3
+
+
+def test_looking_at_padding_differs(request_of: ExportRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control: without the mask, batches do change answers."""
+    whole = answers(request_of, writer=replace(request_of.writer, batch_size=1))
+    monkeypatch.setattr(
+        exports_decoding, "real_positions", lambda rows, side: torch.ones(len(rows), max(map(len, rows)))
+    )
+    assert answers(request_of, writer=replace(request_of.writer, batch_size=11)) != whole
 
 
 def test_draws_follow_seed_temperature_and_top_p(request_of: ExportRequest) -> None:
@@ -207,7 +216,7 @@ def test_an_encoder_decoder_by_its_dataset_file(tmp_path: Path) -> None:
     spec = {"name": "rows", "task": "text_to_text", "template": {"input": "{text}?", "target": "{gold}"}}
     spec |= {"source": {"format": "json_lines", "files": {"test": "rows.jsonl"}}, "generation": {"max_new_tokens": 6}}
     (tmp_path / "rows.yaml").write_text(json.dumps(spec))
-    writer = Writer(str(folder), task="text_to_text", batch_size=3)
+    writer = Writer(str(folder), batch_size=3)
     request = ExportRequest(writer, tmp_path / "rows.yaml", tmp_path / "out.jsonl")
     summary = export_answers(request)
     assert summary["settings"]["generation"]["max_new_tokens"] == 6
@@ -220,14 +229,25 @@ def test_an_encoder_decoder_by_its_dataset_file(tmp_path: Path) -> None:
     assert all(long.startswith(short.rstrip("�")) for short, long in zip(shorter, column(rows, "answer"), strict=True))
 
 
+def test_a_text_to_text_dataset_is_continued_by_a_causal_model(gpt2: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "rows.jsonl", [{"text": "the cat", "gold": "x"}])
+    spec = {"name": "rows", "task": "text_to_text", "template": {"input": "{text}", "target": "{gold}"}}
+    spec |= {"source": {"format": "json_lines", "files": {"test": "rows.jsonl"}}}
+    (tmp_path / "rows.yaml").write_text(json.dumps(spec))
+    request = ExportRequest(Writer(str(gpt2)), tmp_path / "rows.yaml", tmp_path / "out.jsonl", generation=LENGTH)
+    export_answers(request)
+    assert column(read_lines(request.output), "answer") == [continue_alone(gpt2, "the cat", LENGTH["max_new_tokens"])]
+
+
 def test_answers_stay_within_the_model_s_positions(tmp_path: Path) -> None:
     folder = write_gpt2(tmp_path / "short", positions=40)
     data = write_lines(tmp_path / "data.jsonl", [{"prompt": "the cat"}, {"prompt": "sat on the mat"}])
     request = ExportRequest(Writer(str(folder)), data, tmp_path / "out.jsonl", generation={"max_new_tokens": 500})
     assert export_answers(request)["unfinished"] == 2
     write_lines(data, [{"prompt": "xyz" * 40}])
-    with pytest.raises(RequestError, match=r"prompt 0: \d+ tokens, but the model has 40 positions"):
-        export_answers(replace(request, output=tmp_path / "other.jsonl"))
+    refused = replace(request, output=tmp_path / "other.jsonl", writer=Writer(str(folder), load=never_loaded))
+    with pytest.raises(RequestError, match=r"prompt 0: \d+ tokens, but model short has 40 positions"):
+        export_answers(refused)
 
 
 def test_a_tokenizer_of_another_model_is_refused(gpt2: Path, tmp_path: Path) -> None:
@@ -270,7 +290,6 @@ def test_wrong_requests_are_refused_before_a_model_is_loaded(
     [
         ({"model": "/nowhere/model"}, "/nowhere/model: no such file or folder"),
         ({"base": "/nowhere/base"}, "/nowhere/base: no such file or folder"),
-        ({"task": "text_classification"}, "task 'text_classification': writes no text"),
         ({"batch_size": 0}, "batch_size 0; 1 or more"),
     ],
 )
