@@ -4,6 +4,7 @@ from mats.data.batch import Batch, Task
 from mats.data.batches import make_batches
 from mats.data.examples import Example, load_examples
 from mats.data.generation import GenerationSettings, PerplexitySettings
+from mats.data.head_check import check_labels_fit
 from mats.data.image_settings import ImageSettings
 from mats.data.images import pixel_values
 from mats.data.metric_names import MetricName, metrics_for
@@ -33,6 +34,7 @@ __all__ = [
     "Task",
     "Template",
     "as_processor",
+    "check_labels_fit",
     "load_examples",
     "load_mixture",
     "load_processor",

@@ -21,7 +21,7 @@ from torch import nn
 
 from mats.checkpoints import Checkpoint, load_model, open_checkpoint, parameter_names
 from mats.curvature import CollectionPlan, Collector, plan_collection
-from mats.data import Batch, Example, load_processor, make_batches
+from mats.data import Batch, Example, check_labels_fit, load_processor, make_batches
 from mats.engine.collection_pace import Pace
 from mats.engine.collection_plan import SavePlan
 from mats.engine.collection_request import (
@@ -123,6 +123,8 @@ def save_metadata(request: CollectionRequest, progress: Progress | None = None) 
 def _prepared(request: CollectionRequest) -> Iterator[tuple[Work, Checkpoint]]:
     """Open the checkpoint, read the examples, take both fingerprints."""
     with open_checkpoint(request.model, revision=request.revision) as checkpoint:
+        if checkpoint.kind == "model" and checkpoint.config is not None:
+            check_labels_fit(request.dataset, checkpoint.config, request.name)
         examples = select_examples(request)
         base, base_fingerprint = _base_of(request, checkpoint), None
         if base is not None:

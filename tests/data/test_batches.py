@@ -189,3 +189,61 @@ def test_wrong_requests(tmp_path: Path, spec_for: SpecFor, bert_tokenizer: Any) 
         make_batches([], spec_for(tmp_path), bert_tokenizer, 1)
     with pytest.raises(RequestError, match="needs a tokenizer"):
         make_batches(SINGLE, spec_for(tmp_path), None, 1)
+
+
+def test_regression_labels_are_numbers(tmp_path: Path, spec_for: SpecFor, bert_tokenizer: Any) -> None:
+    examples = [Example("test:0", text="bad", label=1.25), Example("test:1", text="good film", label=5.0)]
+    batch = make_batches(examples, spec_for(tmp_path, task="text_regression", labels=None), bert_tokenizer, 2)[0]
+    assert (batch.task, batch.labels.dtype) == ("text_regression", torch.float32)
+    assert batch.labels.tolist() == [1.25, 5.0]
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_batches_by_length_hold_every_example_once(
+    tmp_path: Path, spec_for: SpecFor, bert_tokenizer: Any, size: int
+) -> None:
+    spec = spec_for(tmp_path)
+    plain = make_batches(SINGLE, spec, bert_tokenizer, size)
+    planned = make_batches(SINGLE, spec, bert_tokenizer, size, by_length=True)
+    lengths = [int(n) for batch in planned for n in batch.inputs["attention_mask"].sum(dim=1)]
+    assert lengths == sorted(lengths, reverse=True)
+    assert {id_ for batch in planned for id_ in batch.example_ids} == {example.example_id for example in SINGLE}
+    assert padding(planned) <= padding(plain)
+    if size == 2:
+        assert padding(planned) < padding(plain)
+    for batch in planned:
+        for row, id_ in enumerate(batch.example_ids):
+            example = next(example for example in SINGLE if example.example_id == id_)
+            assert int(batch.labels[row]) == example.label
+
+
+def padding(batches: Any) -> int:
+    return sum(int((batch.inputs["attention_mask"] == 0).sum()) for batch in batches)
+
+
+def test_batches_by_length_keep_choices_together(tmp_path: Path, spec_for: SpecFor, t5_tokenizer: Any) -> None:
+    """Choices fill a tensor, so examples with two of them and with three cannot share a batch."""
+    spec = spec_for(tmp_path, task="text_to_text", template="{q}", choices=["no", "yes"])
+    examples = [
+        Example(f"test:{n}", text="the " * (n + 1), label=0, target="no", choices=("no", "yes", "maybe")[: 2 + n % 2])
+        for n in range(6)
+    ]
+    planned = make_batches(examples, spec, t5_tokenizer, 3, by_length=True)
+    assert [batch.example_ids for batch in planned] == [("test:4", "test:2", "test:0"), ("test:5", "test:3", "test:1")]
+
+
+def test_prompts_alone_are_padded_on_the_left(tmp_path: Path, spec_for: SpecFor, gpt_tokenizer: Any) -> None:
+    spec = spec_for(
+        tmp_path, task="language_modeling", labels=None, max_length=6, generation={"max_new_tokens": 2}, template="{q}"
+    )
+    examples = [
+        Example("test:0", text="the good bad film was long", target="yes", answers=("yes",)),
+        Example("test:1", text="no", target="yes", answers=("yes", "no")),
+    ]
+    batch = make_batches(examples, spec, gpt_tokenizer, 2, prompts_only=True)[0]
+    kept = ids(gpt_tokenizer, "bad film was long")  # four of six tokens leave room for two new ones
+    assert batch.inputs["input_ids"].tolist() == [kept, [0, 0, 0, *ids(gpt_tokenizer, "no")]]
+    assert batch.inputs["position_ids"].tolist() == [[0, 1, 2, 3], [0, 0, 0, 0]]
+    assert bool((batch.labels == -100).all())
+    assert batch.answers == (("yes",), ("yes", "no"))
+    assert batch.select([1]).answers == (("yes", "no"),)
