@@ -36,6 +36,7 @@ class _Frame:
         expected: Number of uses of each parameter in this forward pass.
         uses: Uses whose gradient has arrived in this backward pass.
         weights: Weights of the term running backwards.
+        kurtosis: That of the term running backwards.
         is_last_term: Whether what was kept for gradients can be let go.
     """
 
@@ -46,6 +47,7 @@ class _Frame:
     expected: dict[str, int] = field(default_factory=dict)
     uses: dict[str, list[Use]] = field(default_factory=dict)
     weights: Tensor | None = None
+    kurtosis: float = 1.0
     is_last_term: bool = False
 
     def mask(self, side: Side) -> Tensor | None:
@@ -121,7 +123,7 @@ class BatchHooks:
                 return
             terms = list(frame.run.terms(logits))
         for index, term in enumerate(terms):
-            frame.weights = term.weights
+            frame.weights, frame.kurtosis = term.weights, term.kurtosis
             frame.is_last_term = index == len(terms) - 1
             frame.measured.append(("check:the loss", _check_value(term.losses)))
             torch.autograd.backward([term.losses.sum()], retain_graph=not frame.is_last_term)
@@ -199,6 +201,8 @@ class BatchHooks:
             return
         rows = hook.rule.gradient_rows(delta.detach(), frame.run.batch.size)
         scalars = self.outputs[hook.name].add(Rows(rows, mask, frame.weights), scaled=True)
+        if frame.kurtosis != 1.0:
+            scalars = torch.stack([scalars[0], scalars[1] * frame.kurtosis])
         frame.measured.append((f"layer:{hook.name}", scalars))
 
     def _receive(self, hook: _ModuleHook, frame: _Frame, kept: _Kept, delta: Tensor) -> None:

@@ -29,6 +29,12 @@ def uniforms(seed: int, example_ids: Sequence[str], positions: int) -> Tensor:
     return torch.from_numpy((state >> numpy.uint64(11)).astype(numpy.float64) * 2.0**-53)
 
 
+def normals(seed: int, example_ids: Sequence[str]) -> Tensor:
+    """One draw from N(0, 1) for each example, float64 [examples] on the CPU, by inverting its distribution function."""
+    middle_of_step = uniforms(seed, example_ids, 1)[:, 0] + 2.0**-54  # in (0, 1), so that every draw is finite
+    return torch.special.ndtri(middle_of_step)
+
+
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:
     """Draw one index per row by inverting the cumulative distribution.
 

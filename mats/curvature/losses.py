@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from mats.curvature.settings import Loss
 from mats.data.batch import Batch
-from mats.errors import RequestError
+from mats.errors import InputsMismatch, RequestError
 
 IGNORED = -100
 CLASSIFICATION = ("text_classification", "image_classification")
+REGRESSION = ("text_regression",)
 
 
 def model_logits(model: nn.Module, inputs: Mapping[str, Tensor], **extra: Any) -> Tensor:
@@ -79,3 +80,24 @@ def example_losses(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
     if loss == "sum":
         return summed
     return summed / (labels != IGNORED).sum(1).clamp(min=1)
+
+
+def regression_outputs(logits: Tensor) -> Tensor:
+    """The number that a regression model tells of each example: logits [B, 1] → [B], in float32 or better.
+
+    Raises:
+        InputsMismatch: The head has another number of outputs.
+    """
+    if logits.dim() != 2 or logits.shape[1] != 1:
+        raise InputsMismatch(f"the model returned logits of shape {list(logits.shape)}; a regression has one output")
+    return at_least_float32(logits[:, 0])
+
+
+def regression_losses(outputs: Tensor, labels: Tensor) -> Tensor:
+    """½ (y − f)² [B]: minus the log-likelihood of a Gaussian around f of variance 1, but for its constant.
+
+    Args:
+        outputs: f [B].
+        labels: y [B], floating point.
+    """
+    return 0.5 * (labels.to(outputs.dtype) - outputs).square()

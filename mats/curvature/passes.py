@@ -4,6 +4,9 @@
 forward shared by one backward per class; over answer choices, one forward and backward per choice, since the choice is
 what the decoder reads. The pass of a label with probability p has its loss scaled by √p, so that products of gradients
 carry p, and its input rows count p times.
+
+A regression has the likelihood of a Gaussian around its output f with variance 1, so the gradient of an example is
+(f − y) ∂f. With `exact` labels E (f − y)² = 1: one backward of f itself.
 """
 
 from __future__ import annotations
@@ -15,14 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mats.curvature.labels import draw, draw_labels, uniforms
+from mats.curvature.labels import draw, draw_labels, normals, uniforms
 from mats.curvature.losses import (
     CLASSIFICATION,
     IGNORED,
+    REGRESSION,
     at_least_float32,
     example_losses,
     logits_of,
     model_logits,
+    regression_losses,
+    regression_outputs,
     scored_positions,
     token_losses,
 )
@@ -30,13 +36,22 @@ from mats.curvature.settings import CollectionSettings
 from mats.data.batch import Batch
 from mats.errors import DataError, RequestError
 
+GAUSSIAN_KURTOSIS = 3.0  # E z⁴ of z ~ N(0, 1)
+
 
 @dataclass(frozen=True)
 class Term:
-    """One backward pass: per-example losses [B], already scaled by √weights, and the weights [B] (None: all 1)."""
+    """One backward pass.
+
+    Attributes:
+        losses: Per-example losses [B], already scaled by √weights.
+        weights: [B]; None: all 1.
+        kurtosis: E r⁴ where gradients stand for r times themselves, r random with E r² = 1; 1 where nothing is.
+    """
 
     losses: Tensor
     weights: Tensor | None = None
+    kurtosis: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,8 @@ def passes(model: nn.Module, batch: Batch, settings: CollectionSettings) -> Iter
     """
     if settings.labels != "empirical" and batch.choices is not None and batch.task == "text_to_text":
         yield from _choice_passes(model, batch, settings)
+    elif batch.task in REGRESSION:
+        yield Pass(batch, None, lambda logits: _regression_term(batch, logits, settings))
     elif settings.labels == "exact":
         yield _every_class(model, batch, settings)
     else:
@@ -68,6 +85,19 @@ def _single_term(batch: Batch, logits: Tensor, settings: CollectionSettings) -> 
     if settings.labels == "sampled":
         labels = draw_labels(aligned, labels, settings.seed, batch.example_ids)
     yield Term(example_losses(aligned, labels, settings.loss))
+
+
+def _regression_term(batch: Batch, logits: Tensor, settings: CollectionSettings) -> Iterator[Term]:
+    """The loss of the data's numbers, of numbers drawn around the outputs, or the outputs themselves (`exact`)."""
+    outputs = regression_outputs(logits)
+    if settings.labels == "exact":
+        yield Term(outputs, kurtosis=GAUSSIAN_KURTOSIS)
+        return
+    labels = batch.labels
+    if settings.labels == "sampled":
+        noise = normals(settings.seed, batch.example_ids).to(outputs.device, outputs.dtype)
+        labels = outputs.detach() + noise
+    yield Term(regression_losses(outputs, labels))
 
 
 def _every_class(model: nn.Module, batch: Batch, settings: CollectionSettings) -> Pass:

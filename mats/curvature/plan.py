@@ -256,8 +256,8 @@ class _Planner:
         if id(parameter) in self.examination.no_gradient:
             self.uncovered[name] = "no gradient reached it"
             return []
-        statistics = ["diagonal"] if self.settings.wants("diagonal") else []
-        if self.settings.wants("block") and is_vector(parameter):
+        statistics = ["diagonal"] if self.settings.selects_for("diagonal", name) else []
+        if self.settings.selects_for("block", name) and is_vector(parameter):
             if parameter.numel() <= self.settings.block_limit:
                 statistics.append("block")
             else:

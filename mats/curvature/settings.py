@@ -35,6 +35,8 @@ class CollectionSettings:
         exact_limit: `exact` labels are refused above this many classes or choices (each costs a backward pass).
         memory_budget: Bytes that the sums of one pass over the data may take; None for no limit.
         parameters: Patterns (as in shell globs) of the checkpoint names to measure.
+        block_parameters: Of these, the ones to measure a `block` of; a block takes the square of a vector's length.
+        diagonal_parameters: Of these, the ones to measure a `diagonal` of.
     """
 
     statistics: tuple[str, ...] = GRAM_STATISTICS
@@ -48,6 +50,8 @@ class CollectionSettings:
     exact_limit: int = 64
     memory_budget: int | None = None
     parameters: tuple[str, ...] = ("*",)
+    block_parameters: tuple[str, ...] = ("*",)
+    diagonal_parameters: tuple[str, ...] = ("*",)
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -56,7 +60,8 @@ class CollectionSettings:
             RequestError: A field is outside its range; the message names field, value and range.
         """
         object.__setattr__(self, "statistics", tuple(self.statistics))
-        object.__setattr__(self, "parameters", tuple(self.parameters))
+        for name in ("parameters", "block_parameters", "diagonal_parameters"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         unknown = [name for name in self.statistics if name not in STATISTICS]
         if unknown or not self.statistics:
             raise RequestError(f"statistics: got {list(self.statistics)}; choose from {', '.join(STATISTICS)}")
@@ -82,7 +87,16 @@ class CollectionSettings:
 
     def selects(self, parameter: str) -> bool:
         """Whether the patterns choose the checkpoint name `parameter`."""
-        return any(fnmatchcase(parameter, pattern) for pattern in self.parameters)
+        return _matches(parameter, self.parameters)
+
+    def selects_for(self, statistic: str, parameter: str) -> bool:
+        """Whether `statistic` (`block` or `diagonal`) is asked for of the checkpoint name `parameter`."""
+        patterns = self.block_parameters if statistic == "block" else self.diagonal_parameters
+        return self.wants(statistic) and self.selects(parameter) and _matches(parameter, patterns)
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _check(field: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -18,6 +18,8 @@ from mats.store import DataIdentity, store_folder
 
 # Settings that bound the work but do not change a single sum.
 NOT_MEASURED = ("memory_budget", "exact_limit")
+# Patterns that leave everything in unless a request says otherwise.
+NARROWED = ("block_parameters", "diagonal_parameters")
 # Parts of a dataset file that no example depends on, or that DataIdentity holds by itself.
 NOT_SHOWN = {"name", "root", "metrics", "length_normalization", "generation", "perplexity"}
 FINGERPRINT_MODULUS = 1 << 128
@@ -96,6 +98,9 @@ class CollectionRequest:
 def estimator_of(request: CollectionRequest) -> dict[str, Any]:
     """What is summed, as JSON values: equal for stores that may be added."""
     settings = {key: value for key, value in asdict(request.settings).items() if key not in NOT_MEASURED}
+    for key in NARROWED:
+        if tuple(settings[key]) == ("*",):
+            del settings[key]  # stores measured before there were such patterns keep their names
     settings["statistics"] = sorted(set(settings["statistics"]))
     plain: dict[str, Any] = json.loads(json.dumps({**settings, "dtype": request.dtype}))
     return plain

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from mats.data import DatasetSpec, load_spec
 from mats.errors import MatsError, RecipeError, RequestError
-from mats.methods.quadratic import QuadraticSettings
 from mats.recipes.schema import Recipe
 from mats.recipes.sections import ModelEntry
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 def reads_metadata(recipe: Recipe) -> bool:
     """Whether the method of the recipe, or of any of its rules, reads statistics."""
     methods = [recipe.merge.settings, *(rule.settings for rule in recipe.merge.rules)]
-    return any(isinstance(m, QuadraticSettings) and bool(set(m.fallback) - {"identity", "init"}) for m in methods)
+    return any(method.reads_metadata for method in methods)
 
 
 def select_models(recipe: Recipe, names: Sequence[str]) -> tuple[ModelEntry, ...]:
@@ -62,6 +61,8 @@ def collection_request(
         block_limit=choice.block_limit,
         exact_limit=choice.exact_limit,
         parameters=choice.parameters,
+        block_parameters=choice.block_parameters,
+        diagonal_parameters=choice.diagonal_parameters,
     )
     return CollectionRequest(
         model=model.path,

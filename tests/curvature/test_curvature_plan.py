@@ -20,6 +20,7 @@ from curvature_models import (
 
 from mats.curvature import CollectionSettings, collect, plan_collection
 from mats.curvature.plan import Item, partitions
+from mats.curvature.settings import STATISTICS
 from mats.curvature.sites import tensor_identity
 from mats.errors import ShapeMismatch
 from mats.store.records import LayerRecord, SiteRecord
@@ -202,3 +203,20 @@ def test_a_tensor_changed_in_place_is_no_longer_the_same_input() -> None:
     assert tensor_identity(values.clone()) != before
     values.add_(1)
     assert tensor_identity(values) != before
+
+
+def test_blocks_and_diagonals_have_patterns_of_their_own() -> None:
+    settings = CollectionSettings(
+        STATISTICS, block_parameters=("*LayerNorm*",), diagonal_parameters=("*position_embeddings*",)
+    )
+    plan = plan_collection(tiny_bert(), classification_batch(4), settings)
+    blocks = [item.key for item in plan.items if item.key.startswith("block/")]
+    assert len(blocks) == 10
+    assert all("LayerNorm" in key for key in blocks)
+    diagonals = [item.key for item in plan.items if item.key.startswith("diagonal/")]
+    assert diagonals == ["diagonal/bert.embeddings.position_embeddings.weight"]
+    assert {layer.kind for layer in plan.layers} == {"linear", "embedding"}
+    assert plan.uncovered == {}
+    narrowed = replace(settings, parameters=("*encoder*",))
+    kept = plan_collection(tiny_bert(), classification_batch(4), narrowed).parameters
+    assert len(kept) == 8

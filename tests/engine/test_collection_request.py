@@ -61,6 +61,8 @@ def test_every_setting_of_the_estimator_counts_but_limits_of_work(tmp_path):
         "output_gram_limit": 5,
         "block_limit": 5,
         "parameters": ("a*",),
+        "block_parameters": ("a*",),
+        "diagonal_parameters": ("a*",),
     }
     limits = {"memory_budget": 5, "exact_limit": 5}
     assert set(changes) | set(limits) == set(CollectionSettings.__dataclass_fields__)
