@@ -43,7 +43,12 @@ FLAG_MEANS_SCALING = frozenset({"t5", "mt5", "umt5", "longt5", "pop2piano", "swi
 """Model types for which `tie_word_embeddings` also decides whether the decoder's output is scaled by d^-1/2."""
 
 
-def copy_companions(source: Checkpoint, folder: Path, *, base: Checkpoint | None = None) -> list[str]:
+TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "*preprocessor_config.json")
+
+
+def copy_companions(
+    source: Checkpoint, folder: Path, *, base: Checkpoint | None = None, replace: bool = True
+) -> list[str]:
     """Copy config, generation config, tokenizer, processor and licence files into `folder`; never weights.
 
     Code files (`*.py`) are copied only where the config refers to them (`auto_map`). An adapter without a config on
@@ -53,6 +58,7 @@ def copy_companions(source: Checkpoint, folder: Path, *, base: Checkpoint | None
         source: the checkpoint that the output follows.
         folder: where to.
         base: the model under an adapter; named in the adapter's config where that names none.
+        replace: write over what lies in `folder` already.
 
     Returns:
         The names written, sorted.
@@ -71,6 +77,7 @@ def copy_companions(source: Checkpoint, folder: Path, *, base: Checkpoint | None
         entry.name
         for entry in (home.iterdir() if home.is_dir() else ())
         if entry.is_file() and any(fnmatch(entry.name, pattern) for pattern in patterns)
+        if replace or not (folder / entry.name).exists()
     )
     for name in names:
         try:
@@ -81,6 +88,11 @@ def copy_companions(source: Checkpoint, folder: Path, *, base: Checkpoint | None
         write_json_atomically(folder / "adapter_config.json", _adapter_config(source, base))
         names = sorted({*names, "adapter_config.json"})
     return names
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a model folder holds a tokenizer, or what prepares images."""
+    return any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES)
 
 
 def _adapter_config(source: Checkpoint, base: Checkpoint | None) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,19 +11,21 @@ import torch
 from torch import nn
 
 from mats.checkpoints.checkpoint import Checkpoint
+from mats.checkpoints.heads import class_count, part_of, read_heads_index
 from mats.checkpoints.legacy import PEFT_PREFIX
 from mats.checkpoints.locate import MODEL_FILES
 from mats.checkpoints.opening import open_checkpoint
 from mats.checkpoints.overlay import overlay
+from mats.checkpoints.renaming import names_in_files
 from mats.errors import CheckpointCorrupt, InputsMismatch, MatsError, RequestError, ShapeMismatch
 
 AUTO_CLASSES = {
     "text_classification": "AutoModelForSequenceClassification",
+    "text_regression": "AutoModelForSequenceClassification",
     "image_classification": "AutoModelForImageClassification",
     "text_to_text": "AutoModelForSeq2SeqLM",
     "language_modeling": "AutoModelForCausalLM",
 }
-CLASS_HEAD = re.compile(r"(.*\.)?(classifier|score)(\.out_proj|\.modules_to_save)?\.weight")
 
 
 def load_model(
@@ -35,31 +36,36 @@ def load_model(
     device: str = "cpu",
     dtype: torch.dtype | None = None,
     trust_remote_code: bool = False,
+    head: str | None = None,
 ) -> nn.Module:
     """Load a checkpoint for a task, in eval mode.
 
     Args:
         path: whatever `open_checkpoint` takes.
-        task: `text_classification`, `image_classification`, `text_to_text` or `language_modeling`.
+        task: `text_classification`, `text_regression`, `image_classification`, `text_to_text` or `language_modeling`.
         base: the model under an adapter, or under a lone weight file (MaTS, TIES); a PEFT folder names its own.
         device: where the model lives.
         dtype: of the parameters (None: as stored).
         trust_remote_code: whether code that comes with the checkpoint may run.
+        head: of a merged body that keeps the heads of its models (`heads: {from: own}`): the model whose head, labels
+            included, goes on the body; None: the head that the folder itself has.
 
     Returns:
         The model; for an adapter the PEFT model around the base.
 
     Raises:
-        RequestError: unknown task, a base is needed and not given, or remote code is needed and not allowed.
+        RequestError: unknown task or head, a base is needed and not given, or remote code is needed and not allowed.
         InputsMismatch: the checkpoint lacks weights of this class (they would be random), or has no such class.
         ShapeMismatch: weights and architecture differ in shape.
     """
     if task not in AUTO_CLASSES:
         raise RequestError(f"task {task!r}: expected one of {', '.join(AUTO_CLASSES)}")
-    with open_checkpoint(path) as checkpoint, _quiet():
+    with open_checkpoint(path, head=head) as checkpoint, _quiet():
         loader = _Loader(task, dtype, trust_remote_code)
         folder = _model_folder(checkpoint)
-        if folder is not None:
+        if folder is not None and head is not None:
+            model = _under_head(checkpoint, head, folder, loader)
+        elif folder is not None:
             model, missing = loader.load(folder, None)
             _refuse_missing(checkpoint.name, task, missing)
         else:
@@ -76,6 +82,19 @@ def _model_folder(checkpoint: Checkpoint) -> Path | None:
     return checkpoint.path.parent if checkpoint.path.name in MODEL_FILES else None
 
 
+def _under_head(checkpoint: Checkpoint, head: str, folder: Path, loader: _Loader) -> nn.Module:
+    """The body in `folder` under the head called `head`, which `checkpoint` shows on it."""
+    index = read_heads_index(folder)
+    assert index is not None, "the checkpoint was opened with this head"
+    parameters = index.heads[head].parameters
+    model, missing = loader.load(folder, None, checkpoint.config)
+    overlay(model, part_of(checkpoint, parameters))
+    stored = names_in_files(model)
+    absent = [name for name in missing if name not in parameters and stored.get(name) not in parameters]
+    _refuse_missing(f"{checkpoint.name} with the head of {head}", loader.task, absent)
+    return model
+
+
 def _on_base(checkpoint: Checkpoint, base: str | Path | None, loader: _Loader) -> nn.Module:
     if base is None and checkpoint.kind != "model":
         base = (checkpoint.config or {}).get("base_model_name_or_path")
@@ -85,7 +104,7 @@ def _on_base(checkpoint: Checkpoint, base: str | Path | None, loader: _Loader) -
         folder = _model_folder(below)
         if folder is None:
             raise RequestError(f"base {base}: expected a model folder with its config.json")
-        model, missing = loader.load(folder, _class_count(checkpoint))
+        model, missing = loader.load(folder, class_count(checkpoint))
         covered = {name.removeprefix(PEFT_PREFIX) for name in checkpoint.tensors}
         _refuse_missing(f"{checkpoint.name} on {below.name}", loader.task, [n for n in missing if n not in covered])
         if checkpoint.kind == "model":
@@ -114,14 +133,6 @@ def _with_adapter(model: nn.Module, adapter: Checkpoint) -> nn.Module:
     return wrapped
 
 
-def _class_count(checkpoint: Checkpoint) -> int | None:
-    """Number of classes of a head that comes with an adapter or a lone file; the base's config cannot know it."""
-    for name, info in checkpoint.tensors.items():
-        if CLASS_HEAD.fullmatch(name) and len(info.shape) == 2:
-            return info.shape[0]
-    return None
-
-
 def _refuse_missing(name: str, task: str, missing: list[str]) -> None:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -139,16 +150,24 @@ class _Loader:
         self._dtype = dtype
         self._trust = trust_remote_code
 
-    def load(self, folder: Path, num_labels: int | None) -> tuple[nn.Module, list[str]]:
-        """The model in `folder`, and the parameters that its files do not hold."""
+    def load(
+        self, folder: Path, num_labels: int | None, config: dict[str, Any] | None = None
+    ) -> tuple[nn.Module, list[str]]:
+        """The model in `folder`, and the parameters that its files do not hold.
+
+        With `config`, it is built by this configuration instead of the folder's, and files that hold a parameter in
+        another shape do not hold it.
+        """
         import transformers
 
         auto_class = getattr(transformers, AUTO_CLASSES[self.task])
-        options: dict[str, Any] = {} if num_labels is None else {"num_labels": num_labels}
-        # "dtype" was called "torch_dtype" before transformers 5.
-        key = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
-        options[key] = self._dtype or "auto"
+        options: dict[str, Any] = {}
+        if num_labels is not None:  # a head of its own will be laid over that of the files
+            options |= {"num_labels": num_labels, "ignore_mismatched_sizes": True}
+        options[_dtype_key()] = self._dtype or "auto"
         try:
+            if config is not None:
+                options |= {"config": self._configuration(folder, config), "ignore_mismatched_sizes": True}
             model, info = auto_class.from_pretrained(
                 folder,
                 output_loading_info=True,
@@ -158,7 +177,17 @@ class _Loader:
             )
         except (ValueError, RuntimeError, OSError, KeyError) as error:
             raise self._explain(folder, error) from error
-        return model, sorted(info["missing_keys"])
+        differing = {entry if isinstance(entry, str) else entry[0] for entry in info["mismatched_keys"]}
+        return model, sorted(differing.union(info["missing_keys"]))
+
+    def _configuration(self, folder: Path, values: dict[str, Any]) -> Any:
+        """`values` as a configuration of the class that `folder` has, in the dtype of its weights."""
+        from transformers import AutoConfig
+
+        own = AutoConfig.from_pretrained(folder, trust_remote_code=self._trust, local_files_only=True)
+        result = type(own).from_dict(values)
+        setattr(result, _dtype_key(), getattr(own, _dtype_key()))
+        return result
 
     def _explain(self, folder: Path, error: Exception) -> MatsError:
         text = str(error)
@@ -169,6 +198,13 @@ class _Loader:
         if "Unrecognized configuration class" in text or isinstance(error, KeyError):
             return InputsMismatch(f"{folder}: no model of this type for {self.task}: {_first_line(error)}")
         return CheckpointCorrupt(f"{folder}: cannot be loaded for {self.task}: {_first_line(error)}")
+
+
+def _dtype_key() -> str:
+    """ "dtype" was called "torch_dtype" before transformers 5."""
+    import transformers
+
+    return "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
 
 
 def _first_line(error: Exception) -> str:

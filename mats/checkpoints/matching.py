@@ -78,6 +78,16 @@ def match_tensors(base: Checkpoint, models: Sequence[Checkpoint], *, strict: boo
     )
 
 
+def correspondence(base: Checkpoint, model: Checkpoint) -> dict[str, str]:
+    """Name in `base` → name in `model` of the same tensor, for all that `model` has; shapes are not looked at."""
+    return _found(base, model, _aliases(base, model))
+
+
+def surplus(base: Checkpoint, model: Checkpoint, found: Mapping[str, str]) -> tuple[str, ...]:
+    """The names of `model` that stand for none of `found` (as `correspondence` gives it), nor are tied to one."""
+    return _extra(base, model, found)
+
+
 def output_tensors(
     base: Checkpoint, models: Sequence[Checkpoint], *, dtype: torch.dtype | None = None
 ) -> list[TensorInfo]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from mats.checkpoints.adapters import ia3_config
 from mats.checkpoints.checkpoint import Checkpoint, Kind, Stored, TensorFile
+from mats.checkpoints.heads import with_head
 from mats.checkpoints.legacy import PEFT_IA3, peft_ia3_name, strip_wrapper
 from mats.checkpoints.locate import Location, locate
 from mats.checkpoints.pickled_file import PickledFile
@@ -14,16 +15,18 @@ from mats.checkpoints.safetensors_file import SafetensorsFile
 from mats.errors import CheckpointCorrupt, RequestError
 
 
-def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Checkpoint:
+def open_checkpoint(source: str | Path, *, revision: str | None = None, head: str | None = None) -> Checkpoint:
     """Open a checkpoint for lazy reading: headers are read and checked, tensors are not.
 
     Args:
         source: a model folder (safetensors or `.bin`, single or sharded), a PEFT adapter folder, a single weight
             file (`.safetensors`, `.bin`, `.pt`; those of MaTS and TIES get their names translated), or a hub id.
         revision: branch, tag or commit of a hub id.
+        head: of a merged body that keeps the heads of its models: whose head to show on it; None: the folder's own.
 
     Raises:
-        RequestError: nothing there, no weights in the folder, or an adapter type other than (IA)³ and LoRA.
+        RequestError: nothing there, no weights in the folder, an adapter type other than (IA)³ and LoRA, or no such
+            head.
         CheckpointCorrupt: a missing shard, a truncated file, an unreadable header, a pickle with code in it.
     """
     location = locate(source, revision)
@@ -36,7 +39,8 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
         config = location.config
         if kind == "ia3" and config is None:
             config = ia3_config(stored)
-        return Checkpoint(location.name, location.path, kind, stored, config)
+        checkpoint = Checkpoint(location.name, location.path, kind, stored, config)
+        return checkpoint if head is None else with_head(checkpoint, head)
     except BaseException:
         for file in opened:
             file.close()

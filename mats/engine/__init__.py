@@ -4,11 +4,12 @@ from mats.engine.collection import save_metadata
 from mats.engine.collection_request import CollectionRequest
 from mats.engine.merging import MergeResult, merge
 from mats.engine.plan import Group, MergePlan, Streamed, System, plan_merge
-from mats.engine.request import MergeRequest, ModelInput, Rule
+from mats.engine.request import Heads, MergeRequest, ModelInput, Rule
 
 __all__ = [
     "CollectionRequest",
     "Group",
+    "Heads",
     "MergePlan",
     "MergeRequest",
     "MergeResult",

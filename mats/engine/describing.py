@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from mats.engine.devices import resolve_device
+from mats.engine.heads import head_lines
 from mats.engine.inputs import MergeInputs
 from mats.engine.memory import peak_memory
 from mats.engine.plan import MergePlan
@@ -33,6 +34,8 @@ def describe_plan(plan: MergePlan, request: MergeRequest) -> list[str]:
             for model, found in names.items()
             if found
         ]
+    if request.heads is not None:
+        lines += head_lines(plan.heads, request.heads)
     if plan.fallbacks:
         name, reason = next(iter(plan.fallbacks.items()))
         lines.append(f"{len(plan.fallbacks)} parameters fall back; the first is {name} ({reason})")
@@ -66,7 +69,16 @@ def build_report(
         "tied": [list(group) for group in plan.tied],
         "not_floating": [part.name for part in plan.streamed if part.rule == "not_floating"],
         "notes": list(plan.notes),
-    }
+    } | _heads_entry(inputs, plan)
+
+
+def _heads_entry(inputs: MergeInputs, plan: MergePlan) -> dict[str, Any]:
+    """Which parameters are heads, whose head the folder has, and whether the others are kept beside it."""
+    if inputs.separated is None or inputs.request.heads is None:
+        return {}
+    choice = inputs.request.heads
+    entry = {"from": choice.source, "owner": inputs.separated.owner_name, "kept": choice.kept, "models": plan.heads}
+    return {"heads": entry}
 
 
 def _model_entry(inputs: MergeInputs, index: int, fingerprints: Mapping[str, str]) -> dict[str, Any]:
@@ -78,6 +90,7 @@ def _model_entry(inputs: MergeInputs, index: int, fingerprints: Mapping[str, str
         "weight": model.weight,
         "fingerprint": fingerprints.get(model.name),
         "metadata": str(model.metadata) if used else None,
+        **({"measured_on": model.measured_on} if used and model.measured_on is not None else {}),
         "examples": inputs.store(index).examples if used else None,
     }
 
@@ -91,10 +104,14 @@ def recipe_of(request: MergeRequest) -> dict[str, Any]:
         entry: dict[str, Any] = {"name": model.name, "path": model.path, "weight": model.weight}
         if model.metadata is not None:
             entry["metadata"] = str(model.metadata)
+        if model.measured_on is not None:
+            entry["measured_on"] = model.measured_on
         models.append(entry)
+    heads = request.heads
     return {
         "base": request.base,
         "models": models,
+        **({} if heads is None else {"heads": {"parameters": list(heads.parameters) or "auto", "from": heads.source}}),
         "merge": request.method.model_dump(mode="json"),
         "rules": [{"parameters": rule.parameters} | rule.method.model_dump(mode="json") for rule in request.rules],
         "dtype": request.dtype,

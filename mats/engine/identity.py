@@ -24,8 +24,11 @@ def merge_identity(inputs: MergeInputs, plan: MergePlan) -> str:
     content: dict[str, Any] = {
         "method": request.method.model_dump(mode="json"),
         "rules": [[rule.parameters, rule.method.model_dump(mode="json")] for rule in request.rules],
-        "models": [[model.name, model.weight, model.path, str(model.metadata)] for model in request.models],
-        "files": [_file_states(checkpoint) for checkpoint in (*inputs.models, *filter(None, [inputs.given_base]))],
+        "models": [
+            [model.name, model.weight, model.path, str(model.metadata), model.measured_on] for model in request.models
+        ],
+        "heads": None if request.heads is None else [list(request.heads.parameters), request.heads.source],
+        "files": [_file_states(checkpoint) for checkpoint in (*inputs.checkpoints, *filter(None, [inputs.given_base]))],
         "stores": [inputs.store(index).fingerprint for index in inputs.opened_stores],
         "device": resolve_device(request.device).type,
         "dtype": request.dtype,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from types import TracebackType
@@ -20,7 +20,9 @@ from mats.checkpoints import (
     tied_in_all,
 )
 from mats.checkpoints.adapters import merge_base, neutral_adapter
+from mats.checkpoints.heads import head_names
 from mats.engine.devices import resolve_dtype
+from mats.engine.heads import Separated, separate, under_head
 from mats.engine.request import MergeRequest
 from mats.errors import InputsMismatch, RequestError
 from mats.methods.sampling import sample_checkpoint
@@ -31,10 +33,13 @@ class MergeInputs:
     """Checkpoints and stores of a request, opened lazily; use as a context manager.
 
     Attributes:
-        models: as in the request.
+        checkpoints: the request's models as they lie on disk.
+        models: what is merged of them: their bodies where the request keeps heads apart, else all of them.
         given_base: the checkpoint that `base:` names; None without one.
-        base: what task vectors are measured against: `given_base`, or ones for (IA)³ adapters; or None.
-        reference: whose tensors the output has: the base, or the first model.
+        base: what task vectors are measured against: `given_base` (its body), or ones for (IA)³ adapters; or None.
+        separated: heads and bodies; None where the request keeps no heads apart.
+        owner: whose configuration and head the output has: the base or the first model, or as the heads say.
+        reference: whose tensors the output has: the base, or the first model; with heads, under the owner's head.
         kind: "model" or "ia3".
         tensors: what the merged checkpoint contains, in its order and dtype.
         missing, extra: model name → tensor names, against the reference.
@@ -45,12 +50,18 @@ class MergeInputs:
         self.request = request
         self._exit = ExitStack()
         self._stores: dict[int, MetadataStore] = {}
+        self._measured: dict[int, Checkpoint] = {}
+        self._measured_aliases: dict[int, Mapping[str, str]] = {}
         try:
-            self.models = tuple(self._open(model.path) for model in request.models)
+            self.checkpoints = tuple(self._open(model.path) for model in request.models)
             self.given_base = None if request.base is None else self._open(request.base)
             self.kind = self._common_kind()
+            self.separated = self._separated()
+            self.models = self.checkpoints if self.separated is None else self.separated.bodies
             self.base = self._merge_base()
-            self.reference = self.base or self.models[0]
+            self._body = self._reference_body()
+            self.owner = self._body if self.separated is None else self.separated.owner
+            self.reference = self._body if self.separated is None else under_head(self._body, self.separated.head)
             self._match_names()
         except BaseException:
             self._exit.close()
@@ -60,9 +71,11 @@ class MergeInputs:
         return self._exit.enter_context(open_checkpoint(path))
 
     def _common_kind(self) -> str:
-        kinds = {model.kind for model in self.models}
+        kinds = {model.kind for model in self.checkpoints}
         if len(kinds) > 1:
-            listed = ", ".join(f"{m.name}: {c.kind}" for m, c in zip(self.request.models, self.models, strict=True))
+            listed = ", ".join(
+                f"{m.name}: {c.kind}" for m, c in zip(self.request.models, self.checkpoints, strict=True)
+            )
             raise InputsMismatch(f"adapters and full models cannot be merged together ({listed})")
         kind = kinds.pop()
         if kind == "lora":
@@ -72,13 +85,27 @@ class MergeInputs:
             )
         return kind
 
+    def _separated(self) -> Separated | None:
+        if self.request.heads is None:
+            return None
+        names = [model.name for model in self.request.models]
+        return separate(names, self.checkpoints, self.given_base, self.request.heads, self.kind)
+
+    def _reference_body(self) -> Checkpoint:
+        """The base, or without one the first model; its body alone, and under the owner's names, with heads."""
+        if self.base is not None or self.separated is None:
+            return self.base or self.models[0]
+        return self.models[self.checkpoints.index(self.separated.owner)]
+
     def _merge_base(self) -> Checkpoint | None:
+        if self.separated is not None and self.kind == "model":
+            return self.separated.base
         if self.given_base is not None:
             return merge_base(self.given_base, self.models)
         return neutral_adapter(self.models) if self.kind == "ia3" else None
 
     def _match_names(self) -> None:
-        match = match_tensors(self.reference, self.models)
+        match = match_tensors(self._body, self.models)
         names = [model.name for model in self.request.models]
         keys = labels(self.models)
         self._aliases = [match.aliases.get(key, {}) for key in keys]
@@ -94,7 +121,7 @@ class MergeInputs:
         self.tensors: list[TensorInfo] = output_tensors(
             self.reference, self.models, dtype=resolve_dtype(self.request.dtype)
         )
-        groups = tied_in_all(self.reference, self.models)
+        groups = tied_in_all(self._body, self.models)
         self.followers = {group[0]: group[1:] for group in groups}
         self._leaders = {other: group[0] for group in groups for other in group[1:]}
 
@@ -108,18 +135,56 @@ class MergeInputs:
         """The output's tensors, each tied one once."""
         return [info for info in self.tensors if info.name not in self._leaders]
 
+    @cached_property
+    def head(self) -> frozenset[str]:
+        """Tensors of the output that belong to its head, which is not merged (or averaged, if the request says so)."""
+        return frozenset() if self.separated is None else frozenset(self.separated.head.tensors)
+
     def in_all_models(self, name: str) -> bool:
         """Whether every model has the tensor `name` of the output, itself or under a tied name."""
         return name in self._common
 
     def output_name(self, index: int, name: str) -> str:
         """What the tensor that model `index` calls `name` is called in the output (the first of its tied names)."""
+        return self._renamed(name, self._aliases[index], self.models[index])
+
+    def store_name(self, index: int, name: str) -> str:
+        """As `output_name`, for a name in the store of model `index`, which may be measured on another checkpoint."""
+        measured = self.measured(index)
+        if measured is self.checkpoints[index]:
+            return self.output_name(index, name)
+        return self._renamed(name, self._measured_aliases[index], measured)
+
+    def _renamed(self, name: str, aliases: Mapping[str, str], model: Checkpoint) -> str:
         if name not in self.infos:
-            back = {theirs: ours for ours, theirs in self._aliases[index].items()}
-            groups = (*self.models[index].tied, *self.reference.tied)
+            back = {theirs: ours for ours, theirs in aliases.items()}
+            groups = (*model.tied, *self._body.tied)
             twins = [other for group in groups if name in group for other in group if other in self.infos]
             name = back.get(name) or next(iter(twins), name)
         return self._leaders.get(name, name)
+
+    def measured(self, index: int) -> Checkpoint:
+        """The checkpoint whose statistics the store of model `index` must hold: the model, or what `measured_on` names.
+
+        Raises:
+            InputsMismatch: it does not fit the models that are merged.
+            RequestError: it is not there, or keeps heads and none of this model.
+        """
+        model = self.request.models[index]
+        if model.measured_on is None:
+            return self.checkpoints[index]
+        if index not in self._measured:
+            head = model.name if head_names(model.measured_on) else None
+            opened = self._exit.enter_context(open_checkpoint(model.measured_on, head=head))
+            if opened.kind != self.kind:
+                raise InputsMismatch(
+                    f"model {model.name}: measured_on {model.measured_on} is {opened.kind}, the model {self.kind}; a "
+                    "checkpoint of the same kind would be right"
+                )
+            match = match_tensors(self._body, [opened])
+            self._measured_aliases[index] = match.aliases[opened.name]
+            self._measured[index] = opened
+        return self._measured[index]
 
     def read(self, index: int, name: str) -> Tensor:
         """Model `index`'s tensor for `name` of the output: fresh, finite, in its stored dtype.
@@ -127,6 +192,8 @@ class MergeInputs:
         Raises:
             NonFiniteWeights, CheckpointCorrupt: from the file.
         """
+        if name in self.head:
+            return self.checkpoints[index].read(name)
         return self.models[index].read(self._aliases[index].get(name, name))
 
     def read_all(self, name: str) -> Iterator[Tensor]:

@@ -11,6 +11,9 @@ from typing import Any
 import yaml
 
 from mats.checkpoints import CheckpointWriter, copy_companions
+from mats.checkpoints.companions import has_tokenizer
+from mats.checkpoints.heads import configuration_of, write_heads
+from mats.engine.auto_scale import AutoScales, scales_for
 from mats.engine.describing import build_report, build_run_info, describe_plan, recipe_of
 from mats.engine.devices import resolve_device
 from mats.engine.identity import merge_identity
@@ -33,7 +36,7 @@ from mats.errors import (
     RequestError,
     StoreCorrupt,
 )
-from mats.files import write_bytes_atomically
+from mats.files import write_bytes_atomically, write_json_atomically
 from mats.progress import Progress, Silent
 from mats.reporting import write_report
 
@@ -68,10 +71,12 @@ def merge(request: MergeRequest, progress: Progress | None = None) -> MergeResul
         for line in describe_plan(plan, request):
             progress.note(line)
         fingerprints = check_fingerprints(inputs, progress)
+        scales = scales_for(inputs, plan, progress)
         with _open_writer(inputs, plan) as writer, _open_snapshots(inputs, plan, writer) as snapshots:
             try:
-                _do(inputs, plan, writer, snapshots, progress)
+                _do(inputs, plan, scales, writer, snapshots, progress)
                 report = build_report(inputs, plan, dict(writer.notes), fingerprints)
+                report |= {} if scales is None else {"scales": scales.entry([model.name for model in request.models])}
                 _write_companions(inputs, writer.folder, report, build_run_info(request, started))
                 snapshots.finish(report)
             except HOPELESS:
@@ -96,7 +101,7 @@ def _refuse_existing(request: MergeRequest) -> None:
 
 
 def check_fingerprints(inputs: MergeInputs, progress: Progress) -> dict[str, str]:
-    """Every store that the plan opened was measured on the very weights being merged.
+    """Every store that the plan opened was measured on the very weights being merged, or on what `measured_on` names.
 
     Returns:
         Model name → fingerprint; empty where no store is read, since a fingerprint costs a read of the whole model.
@@ -108,8 +113,12 @@ def check_fingerprints(inputs: MergeInputs, progress: Progress) -> dict[str, str
     progress.start("checking that metadata and models belong together", len(inputs.opened_stores))
     for index in inputs.opened_stores:
         name = inputs.request.models[index].name
-        found[name] = inputs.models[index].fingerprint()
-        inputs.store(index).check_model(found[name], name)
+        measured = inputs.measured(index)
+        found[name] = measured.fingerprint()
+        also = (
+            "" if measured is inputs.checkpoints[index] else f" measured_on {inputs.request.models[index].measured_on}"
+        )
+        inputs.store(index).check_model(found[name], f"{name}{also}")
         progress.advance()
     if inputs.kind == "ia3" and found:
         _check_adapters_base(inputs)
@@ -151,9 +160,14 @@ def _open_snapshots(inputs: MergeInputs, plan: MergePlan, writer: CheckpointWrit
 
 
 def _do(
-    inputs: MergeInputs, plan: MergePlan, writer: CheckpointWriter, snapshots: Snapshots, progress: Progress
+    inputs: MergeInputs,
+    plan: MergePlan,
+    scales: AutoScales | None,
+    writer: CheckpointWriter,
+    snapshots: Snapshots,
+    progress: Progress,
 ) -> None:
-    pool = ElementwisePool(inputs, plan, progress)
+    pool = ElementwisePool(inputs, plan, progress, None if scales is None else scales.for_plan(plan))
     with one_thread():
         stream_tensors(inputs, plan, pool, writer, progress)
     stores = store_indexes(inputs) if inputs.opened_stores else []
@@ -162,10 +176,28 @@ def _do(
 
 
 def _write_companions(inputs: MergeInputs, folder: Path, report: dict[str, Any], run_info: dict[str, Any]) -> None:
-    if inputs.kind == "model":
-        copy_companions(inputs.reference, folder)
-    else:
-        copy_companions(inputs.models[0], folder, base=inputs.given_base)
+    _write_configuration(inputs, folder)
     recipe = yaml.safe_dump(recipe_of(inputs.request), sort_keys=False, allow_unicode=True)
     write_bytes_atomically(folder / "recipe.yaml", recipe.encode())
     write_report(report, folder, run=run_info)
+
+
+def _write_configuration(inputs: MergeInputs, folder: Path) -> None:
+    """Configuration, tokenizer and licences; and beside a merged body the heads of its models."""
+    separated, choice = inputs.separated, inputs.request.heads
+    if separated is None or choice is None:
+        if inputs.kind == "model":
+            copy_companions(inputs.reference, folder)
+        else:
+            copy_companions(inputs.models[0], folder, base=inputs.given_base)
+        return
+    copy_companions(separated.owner, folder, base=inputs.given_base if inputs.kind == "ia3" else None)
+    if inputs.kind == "model" and inputs.given_base is not None and not has_tokenizer(folder):
+        copy_companions(inputs.given_base, folder, replace=False)
+    if separated.owner.config is None and inputs.given_base is not None:
+        write_json_atomically(folder / "config.json", configuration_of(separated.head, inputs.given_base))
+    if choice.kept:
+        names = [model.name for model in inputs.request.models]
+        heads = dict(zip(names, separated.heads, strict=True))
+        configs = {name: configuration_of(head, inputs.given_base) for name, head in heads.items()}
+        write_heads(folder, heads, configs, separated.owner_name)

@@ -12,15 +12,18 @@ from functools import partial
 from typing import cast
 
 from mats.checkpoints import TensorInfo
+from mats.checkpoints.heads import is_head
 from mats.engine.coverage import Cover, StoreIndex, Term, cover
 from mats.engine.devices import resolve_device
+from mats.engine.heads import head_summary
 from mats.engine.inputs import MergeInputs
 from mats.engine.layout import Layout, canonical_shape
 from mats.engine.memory import DEFAULT_BUDGET, device_memory, factor_elements, physical_memory, system_bytes
 from mats.engine.request import MergeRequest
 from mats.errors import OutOfSpace, RequestError
+from mats.methods.average import AverageSettings
 from mats.methods.elementwise import is_mergeable
-from mats.methods.quadratic import STATISTICS_OF, Curvature, QuadraticSettings
+from mats.methods.quadratic import Curvature, QuadraticSettings
 from mats.methods.registry import MethodSettings
 from mats.methods.settings import ElementwiseSettings
 
@@ -29,7 +32,8 @@ from mats.methods.settings import ElementwiseSettings
 class Streamed:
     """A tensor merged entry by entry, or taken from the base (`settings` None).
 
-    `rule` is the method's name, "init" (a quadratic method without curvature here), "base" or "not_floating".
+    `rule` is the method's name, "init" (a quadratic method without curvature here), "base", "head" (one model's own) or
+    "not_floating".
     """
 
     name: str
@@ -85,6 +89,7 @@ class MergePlan:
         peak_bytes: estimate of the most memory held at once, beside the program itself.
         output_bytes: size of the weights to be written.
         notes: what the user should know, a sentence each.
+        heads: model → parameters of its head, where heads are kept apart.
     """
 
     tensors: tuple[TensorInfo, ...]
@@ -98,6 +103,7 @@ class MergePlan:
     peak_bytes: int
     output_bytes: int
     notes: tuple[str, ...] = field(default=())
+    heads: dict[str, list[str]] = field(default_factory=dict)
 
 
 def plan_merge(request: MergeRequest) -> MergePlan:
@@ -116,10 +122,11 @@ def make_plan(inputs: MergeInputs) -> MergePlan:
     """Plan the merge of open `inputs`; see `plan_merge`."""
     request = inputs.request
     _check_weights(request)
-    chosen = {info.name: _method_for(info.name, request) for info in inputs.leading}
+    chosen = {info.name: _method_for(info.name, request) for info in inputs.leading if info.name not in inputs.head}
     _check_bases(inputs, list(chosen.values()))
-    stores = store_indexes(inputs) if any(map(_reads_statistics, chosen.values())) else []
+    stores = store_indexes(inputs) if any(method.reads_metadata for method in chosen.values()) else []
     streamed, systems = _decide(inputs, chosen, stores)
+    streamed += _head(inputs)
     groups = _split(systems, request, len(inputs.models))
     return MergePlan(
         tensors=tuple(inputs.tensors),
@@ -132,7 +139,8 @@ def make_plan(inputs: MergeInputs) -> MergePlan:
         fallbacks=_fallbacks(streamed, systems),
         peak_bytes=max([group.bytes for group in groups] + [_streaming_bytes(inputs.tensors)]),
         output_bytes=sum(info.nbytes for info in inputs.tensors),
-        notes=tuple(_notes(stores)),
+        notes=(*_notes(stores), *_head_notes(inputs)),
+        heads={} if inputs.separated is None else head_summary(inputs.separated, _model_names(request)),
     )
 
 
@@ -145,7 +153,7 @@ def _method_for(name: str, request: MergeRequest) -> MethodSettings:
 
 def _check_weights(request: MergeRequest) -> None:
     methods = [request.method, *(rule.method for rule in request.rules)]
-    if not any(isinstance(method, QuadraticSettings) for method in methods):
+    if not any(isinstance(method, QuadraticSettings) or method.reads_metadata for method in methods):
         return
     for model in request.models:
         if model.weight <= 0:
@@ -171,10 +179,6 @@ def _check_bases(inputs: MergeInputs, methods: Sequence[MethodSettings]) -> None
                 )
 
 
-def _reads_statistics(method: MethodSettings) -> bool:
-    return isinstance(method, QuadraticSettings) and any(STATISTICS_OF[rule] for rule in method.fallback)
-
-
 def store_indexes(inputs: MergeInputs) -> list[StoreIndex]:
     """The manifest of every model, by the names of the merged checkpoint.
 
@@ -184,7 +188,7 @@ def store_indexes(inputs: MergeInputs) -> list[StoreIndex]:
     indexes = []
     for number, model in enumerate(inputs.request.models):
         store = inputs.store(number)
-        indexes.append(StoreIndex(model.name, store, partial(inputs.output_name, number)))
+        indexes.append(StoreIndex(model.name, store, partial(inputs.store_name, number)))
     return indexes
 
 
@@ -217,6 +221,32 @@ def _decide(
         else:
             systems.append(_system(name, riding.get(name), shapes[name], covers[name], method))
     return streamed, systems
+
+
+def _head(inputs: MergeInputs) -> list[Streamed]:
+    """The output's head: its owner's as it is, or the average of all."""
+    average = inputs.request.heads is not None and inputs.request.heads.source == "average"
+    kept = [name for name in inputs.infos if name in inputs.head]
+    if not average:
+        return [Streamed(name, "head", None) for name in kept]
+    return [
+        Streamed(name, "average", AverageSettings())
+        if is_mergeable(inputs.infos[name].dtype)
+        else Streamed(name, "not_floating", None)
+        for name in kept
+    ]
+
+
+def _model_names(request: MergeRequest) -> list[str]:
+    return [model.name for model in request.models]
+
+
+def _head_notes(inputs: MergeInputs) -> list[str]:
+    """Heads that a base without one would let fall silently."""
+    losing = [model for model, names in inputs.extra.items() if any(map(is_head, names))]
+    if inputs.separated is not None or inputs.kind != "model" or not losing:
+        return []
+    return [f"the heads of {', '.join(losing)} are not in the base and are left out; heads: auto would keep them"]
 
 
 def _system(name: str, bias: str | None, info: TensorInfo, found: Cover, settings: QuadraticSettings) -> System:

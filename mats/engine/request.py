@@ -21,12 +21,36 @@ class ModelInput:
         path: folder, file or hub id of the checkpoint or adapter.
         weight: λ_i; above 0, save that task arithmetic may subtract a task by a negative one.
         metadata: folder of the store measured on this model; None where no method needs one.
+        measured_on: the checkpoint that the store was measured on, where that is not the model itself: a merged model
+            whose statistics replace the model's own. The store is checked against its weights instead, with the
+            model's own head on them where the folder keeps heads.
     """
 
     name: str
     path: str
     weight: float = 1.0
     metadata: Path | None = None
+    measured_on: str | None = None
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Merge bodies alone, and what becomes of the heads.
+
+    Attributes:
+        parameters: patterns (* and ?) of the heads' names; empty: the names that transformers gives to heads. What the
+            base or another model lacks counts as head in any case.
+        source: `own` (every model's head is kept beside the merged body, and the first one's is on it), `average`,
+            `base`, or the name of the model whose head the output has (all are kept, as with `own`).
+    """
+
+    parameters: tuple[str, ...] = ()
+    source: str = "own"
+
+    @property
+    def kept(self) -> bool:
+        """Whether every model's own head is kept beside the merged body."""
+        return self.source not in ("average", "base")
 
 
 @dataclass(frozen=True)
@@ -47,6 +71,7 @@ class MergeRequest:
         output: folder to be made; it appears only when it is complete.
         base: the pretrained checkpoint; needed by task vectors, by starts made of them, and to load adapters.
         rules: exceptions by parameter name; the first that matches counts.
+        heads: merge bodies alone, and do so with the heads; None: everything is merged.
         dtype: of the output ("float32", "bfloat16", "float16"); None keeps each tensor's dtype in the base.
         device: "auto" (cuda where there is one), "cpu", "cuda", "cuda:1".
         memory_budget: bytes that one group of layers of all models may take; None: 4 GiB, and a single larger layer is
@@ -63,6 +88,7 @@ class MergeRequest:
     output: Path
     base: str | None = None
     rules: tuple[Rule, ...] = ()
+    heads: Heads | None = None
     dtype: str | None = None
     device: str = "auto"
     memory_budget: int | None = None
@@ -76,7 +102,7 @@ class MergeRequest:
         """Check what needs no file.
 
         Raises:
-            RequestError: no model, two models of one name, a weight that is not positive, an unknown dtype.
+            RequestError: no model, two models of one name, a weight of 0, an unknown dtype, heads of an unknown model.
         """
         if not self.models:
             raise RequestError("models: the list is empty; a merge needs at least one model")
@@ -87,6 +113,10 @@ class MergeRequest:
         for model in self.models:
             if not math.isfinite(model.weight) or model.weight == 0:
                 raise RequestError(f"model {model.name}: weight {model.weight:g} must be finite and not 0")
+        if self.heads is not None and self.heads.source not in ("own", "average", "base", *names):
+            raise RequestError(
+                f"heads.from: {self.heads.source!r}; own, average, base or a model ({', '.join(names)}) would be right"
+            )
         if self.dtype not in (None, "float32", "float16", "bfloat16", "float64"):
             raise RequestError(f"dtype: {self.dtype!r} is not one of float32, float16, bfloat16, float64")
         if self.memory_budget is not None and self.memory_budget <= 0:

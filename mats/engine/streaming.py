@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +13,7 @@ from mats.engine.plan import MergePlan, Streamed, System
 from mats.engine.rounding import rounding_loss
 from mats.methods.elementwise import ElementwiseMerge, elementwise
 from mats.methods.settings import ElementwiseSettings
+from mats.methods.task_arithmetic import TaskArithmeticMerge, TaskVectorScales
 from mats.progress import Progress
 
 Entry = dict[str, Any]
@@ -22,11 +23,18 @@ class ElementwisePool:
     """One prepared `ElementwiseMerge` for each distinct settings in a plan, made when first asked for.
 
     A merge that looks at all of a model (TIES) looks at the tensors it is responsible for in this plan: those streamed
-    under its settings, and those whose solve starts from them.
+    under its settings, and those whose solve starts from them. `scales` are those of settings that leave them open.
     """
 
-    def __init__(self, inputs: MergeInputs, plan: MergePlan, progress: Progress) -> None:
+    def __init__(
+        self,
+        inputs: MergeInputs,
+        plan: MergePlan,
+        progress: Progress,
+        scales: Mapping[ElementwiseSettings, TaskVectorScales] | None = None,
+    ) -> None:
         self._inputs = inputs
+        self._scales = scales or {}
         self._progress = progress
         self._weights = [model.weight for model in inputs.request.models]
         self._streamed: dict[ElementwiseSettings, list[str]] = {}
@@ -51,6 +59,8 @@ class ElementwisePool:
         if (settings, start) not in self._ready:
             names = self._streamed.get(settings, []) + self._started.get(settings, [])
             merge = elementwise(settings, self._weights)
+            if isinstance(merge, TaskArithmeticMerge) and settings in self._scales:
+                merge.scales = self._scales[settings]
             merge.prepare(self._inputs.read, self._inputs.read_base, names, self._progress, sampler=self._inputs)
             if start and merge.restarts:
                 self._see_everything(settings, merge, names)
@@ -116,7 +126,7 @@ def _entry(inputs: MergeInputs, part: Streamed, merged: Tensor) -> Entry:
     entry: Entry = {"name": part.name, "rule": part.rule, "shape": list(merged.shape)}
     if part.reason is not None:
         entry["fallback_reason"] = part.reason
-    if part.settings is not None:
+    if part.settings is not None and part.name not in inputs.head:  # a head has no counterpart in the base
         entry["rounding_loss"] = rounding_loss(inputs, [(part.name, merged)])
     return entry
 
