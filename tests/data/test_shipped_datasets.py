@@ -55,7 +55,7 @@ def enough(spec: DatasetSpec) -> int:
 
 def test_all_files_are_found() -> None:
     specs = [load_spec(path) for path in FILES]
-    assert len(specs) == 86
+    assert len(specs) == 88
     assert len({spec.name for spec in specs}) == len(specs)
     assert len(MIXTURES) == 11
     assert all({"train", "test"} & set(spec.split_names) for spec in specs)
