@@ -9,7 +9,8 @@ import typer
 from mats.cli.arguments import DeviceOption, JsonOption, MemoryOption, RecipeArgument, is_override, with_options
 
 if TYPE_CHECKING:
-    from mats.engine.prediction import Prediction, Quantity
+    from mats.engine.measured import Quantity
+    from mats.engine.prediction import Prediction
 
 CandidatesArgument = Annotated[
     list[str] | None,

@@ -76,7 +76,9 @@ def merge(request: MergeRequest, progress: Progress | None = None) -> MergeResul
             try:
                 _do(inputs, plan, scales, writer, snapshots, progress)
                 report = build_report(inputs, plan, dict(writer.notes), fingerprints)
-                report |= {} if scales is None else {"scales": scales.entry([model.name for model in request.models])}
+                report |= (
+                    {} if scales is None else scales.told(report["notes"], [model.name for model in request.models])
+                )
                 _write_companions(inputs, writer.folder, report, build_run_info(request, started))
                 snapshots.finish(report)
             except HOPELESS:

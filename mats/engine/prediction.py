@@ -11,36 +11,23 @@ give another number under another name, the output error: half the mean square o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mats.checkpoints import Checkpoint, labels, match_tensors, open_checkpoint
-from mats.engine.devices import resolve_device
 from mats.engine.inputs import MergeInputs
-from mats.engine.loading import GroupLoader
+from mats.engine.measured import Quantity, measured, measured_loader
 from mats.engine.merging import check_fingerprints
-from mats.engine.plan import Group, MergePlan, System, make_plan, store_indexes
+from mats.engine.plan import Group, MergePlan, System
 from mats.engine.request import MergeRequest
-from mats.engine.streaming import ElementwisePool
 from mats.errors import RequestError
-from mats.methods.average import AverageSettings
 from mats.methods.elementwise import is_mergeable
-from mats.methods.mats import MatsSettings
-from mats.methods.quadratic import Curvature
 from mats.progress import Progress, Silent
-
-Quantity = Literal["loss", "output_error"]
-
-CURVATURES: dict[Quantity, tuple[Curvature, ...]] = {
-    "loss": ("kfac", "block", "diagonal", "init"),
-    "output_error": ("input_gram", "init"),
-}
-"""What each quantity is made of; what none of them covers is left out."""
 
 Read = Callable[[str], Tensor]
 
@@ -144,10 +131,7 @@ def predict(
         InputsMismatch, ShapeMismatch, FingerprintMismatch: candidate, models and stores do not fit together.
         CheckpointCorrupt, NonFiniteWeights, StoreCorrupt, NonFiniteStatistic: from the files.
     """
-    if quantity is None:
-        with _planned(request, "loss") as (_, plan):
-            quantity = "loss" if plan.groups else "output_error"
-    with _planned(request, quantity) as (inputs, plan), ExitStack() as opened:
+    with measured(request, quantity) as (inputs, plan, chosen), ExitStack() as opened:
         readers = _inputs(inputs) if inputs_too else {}
         names: list[frozenset[str]] = []
         for name, path in candidates.items():
@@ -162,28 +146,10 @@ def predict(
             raise RequestError("predict: nothing to predict for; name a checkpoint, or ask for base and models too")
         groups = list(_within(plan.groups, frozenset.intersection(*names) if names else None))
         if not groups:
-            raise RequestError(
-                f"predict: no parameter has the curvature that a {quantity.replace('_', ' ')} needs in every store "
-                f"({_first_reason(plan)}); measure output_gram with input_gram, diagonal or block"
-            )
+            raise RequestError("predict: no parameter with curvature is in every candidate; leave one of them out")
         check_fingerprints(inputs, progress or Silent())
         layers = _evaluate(inputs, plan, groups, readers, progress or Silent())
-        return _prediction(inputs, plan, groups, quantity, layers)
-
-
-@contextmanager
-def _planned(request: MergeRequest, quantity: Quantity) -> Iterator[tuple[MergeInputs, MergePlan]]:
-    """The open inputs and the plan under which every covered parameter is a system, with its curvature as measured."""
-    method = MatsSettings(
-        init=AverageSettings(),
-        fallback=CURVATURES[quantity],
-        scaling="examples",
-        shrinkage=None,
-        off_diagonal=1.0,
-        floor=0.0,
-    )
-    with MergeInputs(replace(request, method=method, rules=())) as inputs:
-        yield inputs, make_plan(inputs)
+        return _prediction(inputs, plan, groups, chosen, layers)
 
 
 def _inputs(inputs: MergeInputs) -> dict[str, Read]:
@@ -216,16 +182,11 @@ def _within(groups: Sequence[Group], names: frozenset[str] | None) -> Iterator[G
             yield replace(group, systems=kept)
 
 
-def _first_reason(plan: MergePlan) -> str:
-    return next((f"{name}: {reason}" for name, reason in plan.fallbacks.items()), "none was measured")
-
-
 def _evaluate(
     inputs: MergeInputs, plan: MergePlan, groups: Sequence[Group], readers: Mapping[str, Read], progress: Progress
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Candidate → weight → task → rise; differences and products in float64, factors as measured."""
-    pool = ElementwisePool(inputs, plan, progress)
-    loader = GroupLoader(inputs, store_indexes(inputs), pool.for_start, resolve_device(inputs.request.device))
+    loader = measured_loader(inputs, plan)
     tasks = [model.name for model in inputs.request.models]
     found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in readers}
     progress.start("predicting", sum(len(group.systems) for group in groups))

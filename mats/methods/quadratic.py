@@ -146,6 +146,12 @@ class QuadraticSettings(MethodSettingsBase):
         return self
 
     @property
+    def reads_metadata(self) -> bool:
+        """For its curvatures, or for what parameters without curvature start from."""
+        of_their_own = any(STATISTICS_OF[rule] for rule in self.fallback)
+        return of_their_own or self.init.reads_metadata or self.outside_settings.reads_metadata
+
+    @property
     def outside_settings(self) -> StartSettings:
         """How parameters without curvature are merged."""
         return self.init if self.outside is None else self.outside

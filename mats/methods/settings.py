@@ -44,6 +44,11 @@ class MethodSettingsBase(BaseModel):
             )
 
     @property
+    def reads_metadata(self) -> bool:
+        """Whether these settings need the metadata of every model."""
+        return False
+
+    @property
     def name(self) -> str:
         """The word users write: `average`, `ties`, …"""
         return str(self.method)  # type: ignore[attr-defined]

@@ -27,6 +27,7 @@ class ModelEntry(TypedDict):
     fingerprint: NotRequired[str | None]
     metadata: NotRequired[str | None]  # the store used, None: data-free
     examples: NotRequired[int | None]  # how many examples the store was measured on
+    measured_on: NotRequired[str]  # the checkpoint measured, where that is not the model itself
 
 
 class ParameterCounts(TypedDict):
@@ -58,6 +59,18 @@ class LayerEntry(TypedDict):
     fallback_reason: NotRequired[str | None]  # why not the first rule of `fallback`
 
 
+HeadsEntry = TypedDict(
+    "HeadsEntry",
+    {
+        "from": str,  # own, average, base, or the name of a model
+        "owner": str,  # the model (or "base") whose head the folder itself has
+        "kept": bool,  # whether every model's own head lies in heads/
+        "models": dict[str, list[str]],  # model → the parameters of its head
+    },
+)
+"""Heads that were kept out of the merge."""
+
+
 class Report(TypedDict):
     """`report.json`."""
 
@@ -75,7 +88,9 @@ class Report(TypedDict):
     missing: dict[str, list[str]]  # model → names the base has and the model lacks
     extra: dict[str, list[str]]  # model → names the model has and the base lacks
     tied: NotRequired[list[list[str]]]  # names that share one tensor
+    heads: NotRequired[HeadsEntry]
     not_floating: NotRequired[list[str]]  # names taken from the base because they are not floating point
+    scales: NotRequired[dict[str, Any]]  # automatic task-vector scales: {minimise, overall, layers}
     notes: NotRequired[list[str]]  # what a user should know, one sentence each
 
 

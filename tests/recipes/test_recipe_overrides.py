@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mats.errors import RecipeError
 from mats.recipes import recipe_from
+from mats.recipes.requests import reads_metadata
 
 DATA: dict[str, Any] = {
     "base": "b",
@@ -120,3 +121,13 @@ def test_any_number_survives(number: float) -> None:
 def test_any_argument_gives_a_recipe_or_a_fault(argument: str) -> None:
     with suppress(RecipeError):
         assert recipe_from(DATA, [argument]).models
+
+
+def test_a_scale_is_a_number_or_automatic() -> None:
+    data = {**DATA, "merge": {"method": "task_arithmetic"}}
+    for text, value in (("auto", "auto"), ("0.4", 0.4)):
+        recipe = recipe_from(data, [f"merge.scale={text}"])
+        assert recipe.merge.settings.scale == value
+        assert reads_metadata(recipe) == (text == "auto")
+    with pytest.raises(RecipeError, match="scale"):
+        recipe_from(data, ["merge.scale=automatic"])
