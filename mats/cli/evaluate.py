@@ -160,9 +160,7 @@ def _default_output(recipe: Any, settings: Any) -> Path | None:
         return Path(recipe.evaluate.output)
     if recipe.output is None or not Path(recipe.output).is_dir():
         return None
-    parts = ["scores", settings.split]
-    if settings.start or settings.limit is not None:
-        parts += ["rows", str(settings.start), str(settings.limit or "end")]
+    parts = ["scores", settings.split, *settings.rows]
     if settings.templates is not None:
         parts += ["templates", settings.templates.replace(",", "-").replace(" ", "")]
     return Path(recipe.output) / f"{'-'.join(parts)}.json"

@@ -125,11 +125,9 @@ class _Scorer:
 
 
 def predictions_path(settings: EvaluationSettings, model: str, choice: TemplateChoice) -> Path:
-    """`<folder>/<model>/<dataset>-<split>[-rows-<start>-<limit>][-template-<i>].jsonl`."""
+    """`<folder>/<model>/<dataset>-<split>[-rows-<start>-<end>][-template-<i>].jsonl`."""
     assert settings.predictions is not None
-    parts = [choice.spec.name, settings.split]
-    if settings.start or settings.limit is not None:
-        parts += ["rows", str(settings.start), str(settings.limit or "end")]
+    parts = [choice.spec.name, settings.split, *settings.rows]
     parts += ["template", str(choice.index)] if choice.index is not None else []
     folder = model.strip("/").replace("/", "--") or "model"
     return settings.predictions / folder / f"{'-'.join(parts)}.jsonl"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from mats.data.metric_names import CLASS_METRICS, REGRESSION_METRICS, TEXT_METRICS
@@ -57,13 +58,15 @@ def _value(name: str, predictions: Tensor, gold: Tensor, classes: int) -> float:
 
 def correlation(name: str, predictions: Tensor, gold: Tensor) -> float:
     """Pearson's, or Spearman's, correlation of two vectors [N]; 0 where one of them is constant."""
-    from torchmetrics.functional import regression
+    from scipy.stats import rankdata
+    from torchmetrics.functional.regression import pearson_corrcoef
 
-    predictions, gold = predictions.double(), gold.double()
     if bool((predictions == predictions[0]).all()) or bool((gold == gold[0]).all()):
         return 0.0
-    measure = regression.pearson_corrcoef if name == "pearson" else regression.spearman_corrcoef
-    return float(measure(predictions, gold))
+    if name == "spearman":
+        # Of the ranks, ties at their mean rank. torchmetrics' own adds 1e-6 to the spread, and is wrong by as much.
+        predictions, gold = (torch.as_tensor(rankdata(side.cpu().numpy())) for side in (predictions, gold))
+    return float(pearson_corrcoef(predictions.double(), gold.double()))
 
 
 def matthews_correlation(confusion: Tensor) -> Tensor:

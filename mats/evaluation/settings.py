@@ -40,6 +40,13 @@ class EvaluationSettings:
     start: int = 0
     templates: str | None = None
 
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """`rows`, the first and one past the last, for file names; nothing where all rows are scored."""
+        if self.start == 0 and self.limit is None:
+            return ()
+        return "rows", str(self.start), "end" if self.limit is None else str(self.start + self.limit)
+
 
 @dataclass(frozen=True)
 class EvaluationJob:
