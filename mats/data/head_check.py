@@ -23,10 +23,19 @@ def check_labels_fit(spec: DatasetSpec, config: Mapping[str, Any], model: str) -
     Raises:
         DataError: the dataset has more classes than the head, or asks a head of classes for one number.
     """
+    check_outputs(spec, head_outputs(config), model)
+
+
+def head_outputs(config: Mapping[str, Any]) -> int:
+    """Number of outputs of the head that a configuration describes."""
+    names = config.get("id2label")
+    return len(names) if names else int(config.get("num_labels") or DEFAULT_CLASSES)
+
+
+def check_outputs(spec: DatasetSpec, outputs: int, model: str) -> None:
+    """`check_labels_fit` for a head of so many outputs."""
     if spec.task not in TASKS_WITH_HEADS:
         return
-    names = config.get("id2label")
-    outputs = len(names) if names else int(config.get("num_labels") or DEFAULT_CLASSES)
     wanted = spec.num_labels or 0
     if spec.task == "text_regression" and outputs != 1:
         raise DataError(

@@ -67,7 +67,8 @@ class StopTexts:
         """Bool [B · beams], True at rows that are done."""
         del scores
         written = input_ids[:, max(self._start, input_ids.shape[1] - self._tail) :]
-        tails = self._tokenizer.batch_decode(written, skip_special_tokens=True)
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        tails = self._tokenizer.batch_decode(written, **options)
         done = [any(text in tail for text in self._texts) for tail in tails]
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
 

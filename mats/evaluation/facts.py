@@ -10,10 +10,9 @@ from typing import Any
 from mats.checkpoints import open_checkpoint
 from mats.checkpoints.heads import class_count
 from mats.data import DatasetSpec
-from mats.errors import DataError, InputsMismatch, RequestError
+from mats.data.head_check import TASKS_WITH_HEADS, check_outputs, head_outputs
+from mats.errors import InputsMismatch, RequestError
 from mats.evaluation.prepared import PreparedData
-
-DEFAULT_CLASSES = 2  # what transformers takes where a configuration names no labels
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,13 @@ def read_facts(name: str, path: str | Path, base: str | None, head: str | None =
         own = class_count(checkpoint)
         config: Mapping[str, Any] | None = checkpoint.config
         if checkpoint.kind == "model" and config is not None:
-            return _facts(name, config, _classes(config))
+            return _facts(name, config, head_outputs(config))
         below = base or (config or {}).get("base_model_name_or_path")
     if below is None:
         raise RequestError(f"{path}: weights without an architecture; name the model under them as base")
     with open_checkpoint(below) as checkpoint:
         config = checkpoint.config or {}
-    return _facts(name, config, own if own is not None else _classes(config))
+    return _facts(name, config, own if own is not None else head_outputs(config))
 
 
 def _facts(name: str, config: Mapping[str, Any], classes: int) -> ModelFacts:
@@ -74,11 +73,6 @@ def _facts(name: str, config: Mapping[str, Any], classes: int) -> ModelFacts:
     return ModelFacts(name, classes, decoder_only, int(positions) if positions else None)
 
 
-def _classes(config: Mapping[str, Any]) -> int:
-    labels = config.get("id2label")
-    return len(labels) if labels else int(config.get("num_labels") or DEFAULT_CLASSES)
-
-
 def check_head(facts: ModelFacts, spec: DatasetSpec) -> None:
     """Scores of a head made for other classes would be a number without meaning.
 
@@ -86,21 +80,11 @@ def check_head(facts: ModelFacts, spec: DatasetSpec) -> None:
         DataError: the dataset has labels beyond the head.
         InputsMismatch: the head has more classes than the dataset.
     """
-    if spec.task not in ("text_classification", "text_regression", "image_classification"):
-        return
-    wanted = spec.num_labels or 0
-    if spec.task == "text_regression" and facts.classes != wanted:
+    check_outputs(spec, facts.classes, f"model {facts.name}")
+    if spec.task in TASKS_WITH_HEADS and facts.classes > (spec.num_labels or 0):
         raise InputsMismatch(
-            f"model {facts.name} has a head of {facts.classes} outputs, and dataset {spec.name} asks for one number;"
-            " a head with one output would be right"
+            f"model {facts.name} has {facts.classes} classes, dataset {spec.name} has {spec.num_labels}"
         )
-    if wanted > facts.classes:
-        raise DataError(
-            f"dataset {spec.name}: labels 0 to {wanted - 1}, but model {facts.name} has {facts.classes} classes;"
-            " a model trained on this dataset would be right"
-        )
-    if wanted < facts.classes:
-        raise InputsMismatch(f"model {facts.name} has {facts.classes} classes, dataset {spec.name} has {wanted}")
 
 
 def check_length(facts: ModelFacts, data: PreparedData) -> None:

@@ -177,7 +177,9 @@ def _decoded(
     """The text of a row of ids: up to an end token, and before the first stop text."""
     known = set(ends) if isinstance(ends, (list, tuple)) else {ends}
     length = next((place for place, token in enumerate(row) if token in known), len(row))
-    text: str = processor.tokenizer.decode(row[:length], skip_special_tokens=True)
+    # Some tokenizers would close the space before punctuation, which is not what the model wrote.
+    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    text: str = processor.tokenizer.decode(row[:length], **options)
     places = [text.find(phrase) for phrase in stop if phrase in text]
     return Written(text[: min(places)] if places else text, length < len(row) or bool(places))
 

@@ -132,4 +132,4 @@ def test_labels_outside_the_head_end_with_2(scored: Path, run_mats: Run, monkeyp
     (scored / "one.yaml").write_text(json.dumps({**content, "labels": 5}))
     ended = run_mats("evaluate", "recipe.yaml")
     assert ended.status == 2
-    assert "labels 0 to 4, but model one has 3 classes" in ended.err
+    assert "labels 0 to 4, but the head of model one has 3 outputs" in ended.err

@@ -107,7 +107,7 @@ def test_wrong_requests(saved: Any, specs: list[Any], device: str) -> None:
     with pytest.raises(DataError, match="no split 'dev'"):
         evaluate_with(EvaluationSettings(split="dev", device=device), saved, specs, load=load)
     four = specs[0].model_copy(update={"labels": 4})
-    with pytest.raises(DataError, match="dataset one: labels 0 to 3, but model a has 3 classes"):
+    with pytest.raises(DataError, match="dataset one: labels 0 to 3, but the head of model a has 3 outputs"):
         evaluate_with(settings, saved, [four], load=load)
     with pytest.raises(RequestError, match="no such file or folder"):
         evaluate_with(settings, [saved[0], ("b", saved[1][1] + "-gone")], specs, load=load)

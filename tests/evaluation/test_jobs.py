@@ -269,14 +269,14 @@ def test_labels_outside_the_head_load_nothing(tmp_path: Path) -> None:
     config = BertConfig(vocab_size=40, num_labels=3, max_position_embeddings=6, **shape)
     models = [("b", save(BertForSequenceClassification(config), tmp_path / "bert"))]
     spec = write_dataset(tmp_path / "data", "kinds", task="text_classification", labels=4, max_length=6)
-    refused("labels 0 to 3, but model b has 3 classes", DataError, models, [spec])
+    refused("labels 0 to 3, but the head of model b has 3 outputs", DataError, models, [spec])
     (tmp_path / "data" / "kinds.jsonl").write_text('{"text": "w5", "label": 1}\n')
     refused(
         "model b has 3 classes, dataset kinds has 2", InputsMismatch, models, [spec.model_copy(update={"labels": 2})]
     )
     refused("label 1 is outside range", DataError, models, [spec.model_copy(update={"labels": 1})])
     number = write_dataset(tmp_path / "data", "near", task="text_regression")
-    refused("a head of 3 outputs", InputsMismatch, models, [number])
+    refused("asks for one number, but the head of model b has 3 outputs", DataError, models, [number])
     long = write_dataset(tmp_path / "data", "long", task="text_classification", labels=3)
     refused("9 tokens, but model b has 6 positions; max_length of at most 6", RequestError, models, [long])
 
