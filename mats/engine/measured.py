@@ -33,6 +33,9 @@ CURVATURES: dict[Quantity, tuple[Curvature, ...]] = {
 }
 """What each quantity is made of; what none of them covers is left out."""
 
+LOSS_RULES = frozenset(CURVATURES["loss"]) - {"init"}
+"""Curvatures whose quadratic is a loss."""
+
 
 @contextmanager
 def measured(request: MergeRequest, quantity: Quantity | None) -> Iterator[tuple[MergeInputs, MergePlan, Quantity]]:
@@ -47,7 +50,7 @@ def measured(request: MergeRequest, quantity: Quantity | None) -> Iterator[tuple
         InputsMismatch, ShapeMismatch: models and stores do not fit together.
     """
     for chosen in ("loss", "output_error") if quantity is None else (quantity,):
-        with MergeInputs(replace(request, method=_as_measured(chosen), rules=())) as inputs:
+        with MergeInputs(replace(request, method=as_measured(chosen), rules=())) as inputs:
             plan = make_plan(inputs)
             if plan.groups:
                 yield inputs, plan, chosen
@@ -59,7 +62,8 @@ def measured(request: MergeRequest, quantity: Quantity | None) -> Iterator[tuple
     )
 
 
-def _as_measured(quantity: Quantity) -> MatsSettings:
+def as_measured(quantity: Quantity = "loss") -> MatsSettings:
+    """Settings under which curvatures are read as they were measured."""
     return MatsSettings(
         init=AverageSettings(),
         fallback=CURVATURES[quantity],

@@ -14,6 +14,8 @@ from mats.checkpoints import CheckpointWriter, copy_companions
 from mats.checkpoints.companions import has_tokenizer
 from mats.checkpoints.heads import configuration_of, write_heads
 from mats.engine.auto_scale import AutoScales, scales_for
+from mats.engine.belonging import check_fingerprints
+from mats.engine.cross_validation import choose_strength
 from mats.engine.describing import build_report, build_run_info, describe_plan, recipe_of
 from mats.engine.devices import resolve_device
 from mats.engine.identity import merge_identity
@@ -27,7 +29,6 @@ from mats.engine.streaming import ElementwisePool, stream_tensors
 from mats.engine.threads import one_thread
 from mats.errors import (
     CheckpointCorrupt,
-    FingerprintMismatch,
     InputsMismatch,
     NonFiniteStatistic,
     NonFiniteWeights,
@@ -66,6 +67,7 @@ def merge(request: MergeRequest, progress: Progress | None = None) -> MergeResul
     progress = progress or Silent()
     started = time.time()
     _refuse_existing(request)
+    request, curve = choose_strength(request, progress)
     with MergeInputs(request) as inputs:
         plan = make_plan(inputs)
         for line in describe_plan(plan, request):
@@ -79,6 +81,7 @@ def merge(request: MergeRequest, progress: Progress | None = None) -> MergeResul
                 report |= (
                     {} if scales is None else scales.told(report["notes"], [model.name for model in request.models])
                 )
+                report |= {} if curve is None else {"cross_validation": curve.told()}
                 _write_companions(inputs, writer.folder, report, build_run_info(request, started))
                 snapshots.finish(report)
             except HOPELESS:
@@ -100,49 +103,6 @@ def _refuse_existing(request: MergeRequest) -> None:
     """Said before anything long begins; the writer says it again when it matters."""
     if not request.overwrite and (request.output.exists() or request.output.is_symlink()):
         raise OutputExists(f"{request.output}: exists already; choose another output or pass --overwrite")
-
-
-def check_fingerprints(inputs: MergeInputs, progress: Progress) -> dict[str, str]:
-    """Every store that the plan opened was measured on the very weights being merged, or on what `measured_on` names.
-
-    Returns:
-        Model name → fingerprint; empty where no store is read, since a fingerprint costs a read of the whole model.
-
-    Raises:
-        FingerprintMismatch: naming both.
-    """
-    found = {}
-    progress.start("checking that metadata and models belong together", len(inputs.opened_stores))
-    for index in inputs.opened_stores:
-        name = inputs.request.models[index].name
-        measured = inputs.measured(index)
-        found[name] = measured.fingerprint()
-        also = (
-            "" if measured is inputs.checkpoints[index] else f" measured_on {inputs.request.models[index].measured_on}"
-        )
-        inputs.store(index).check_model(found[name], f"{name}{also}")
-        progress.advance()
-    if inputs.kind == "ia3" and found:
-        _check_adapters_base(inputs)
-    return found
-
-
-def _check_adapters_base(inputs: MergeInputs) -> None:
-    """An adapter's curvature is that of the model under it too: one base for all stores, and the one that was given."""
-    expected, source = None, ""
-    if inputs.given_base is not None:
-        expected, source = inputs.given_base.fingerprint(), f"the base {inputs.request.base}"
-    for index in inputs.opened_stores:
-        name, measured = inputs.request.models[index].name, inputs.store(index).manifest.model
-        if measured.base_fingerprint is None:
-            continue
-        if expected is None:
-            expected, source = measured.base_fingerprint, f"the base under {name}, {measured.base}"
-        if measured.base_fingerprint != expected:
-            raise FingerprintMismatch(
-                f"{inputs.store(index).path}: {name} was measured on the base {measured.base} "
-                f"({measured.base_fingerprint}), not on {source} ({expected}); run save-metadata on that base"
-            )
 
 
 def _open_writer(inputs: MergeInputs, plan: MergePlan) -> CheckpointWriter:

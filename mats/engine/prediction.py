@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from mats.checkpoints import Checkpoint, labels, match_tensors, open_checkpoint
+from mats.engine.belonging import check_fingerprints
 from mats.engine.inputs import MergeInputs
 from mats.engine.measured import Quantity, measured, measured_loader
-from mats.engine.merging import check_fingerprints
 from mats.engine.plan import Group, MergePlan, System
 from mats.engine.request import MergeRequest
 from mats.errors import RequestError

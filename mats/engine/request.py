@@ -24,6 +24,7 @@ class ModelInput:
         measured_on: the checkpoint that the store was measured on, where that is not the model itself: a merged model
             whose statistics replace the model's own. The store is checked against its weights instead, with the
             model's own head on them where the folder keeps heads.
+        folds: folders of two stores, each measured on its half of the examples; needed by cross-validation alone.
     """
 
     name: str
@@ -31,6 +32,7 @@ class ModelInput:
     weight: float = 1.0
     metadata: Path | None = None
     measured_on: str | None = None
+    folds: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

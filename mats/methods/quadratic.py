@@ -1,8 +1,8 @@
 """Settings shared by the methods that minimise a sum of quadratics: what C_i is, where the solve starts.
 
-    L(W) = Σ_i λ_i ½⟨W − W_i, C_i (W − W_i)⟩ + ½⟨W − x0, (D + μI)(W − x0)⟩,   μ = anchor · Σ_i λ_i · mean diagonal of C_i
+    L(W) = Σ_i λ_i ½⟨W − W_i, C_i (W − W_i)⟩ + ½⟨W − x0, (D + μI)(W − x0)⟩
 
-with D the factored damping (`mats.quadratics.damped`).
+with μ = anchor · Σ_i λ_i · mean diagonal of C_i and D the factored damping (`mats.quadratics.damped`).
 
 A method differs from its siblings in which curvature it prefers (`fallback`) and in its defaults, not in its code.
 """
@@ -30,6 +30,7 @@ STATISTICS_OF: dict[str, tuple[str, ...]] = {
 """The statistics of the store that each curvature reads."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Strength = Literal["anchor", "damping"]
 LayerKind = Literal["linear", "conv1d", "conv2d", "embedding"]
 
 
@@ -100,6 +101,13 @@ class QuadraticSettings(MethodSettingsBase):
         description=(
             "Factored damping, ≥ 0: every A_i and G_i gets this times its mean diagonal added, as a pull toward the "
             "start (Martens and Grosse 2015, 6.3); curvature of one factor is anchored by it; default 0."
+        ),
+    )
+    cross_validate: Union[Strength, None] = Field(  # noqa: UP007
+        default=None,
+        description=(
+            "Choose this strength by the predicted loss, half of each model's examples against the other (their "
+            "metadata from curvature.fold=[0,2] and [1,2]); its own value then has no say; default none."
         ),
     )
     radius: Union[float, None] = Field(  # noqa: UP007

@@ -91,6 +91,7 @@ class Report(TypedDict):
     heads: NotRequired[HeadsEntry]
     not_floating: NotRequired[list[str]]  # names taken from the base because they are not floating point
     scales: NotRequired[dict[str, Any]]  # automatic task-vector scales: {minimise, overall, layers}
+    cross_validation: NotRequired[dict[str, Any]]  # {setting, chosen, values, risks, tasks, start}
     notes: NotRequired[list[str]]  # what a user should know, one sentence each
 
 

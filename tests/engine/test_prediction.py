@@ -10,14 +10,14 @@ import engine_oracle
 import numpy as np
 import pytest
 import torch
-from engine_families import Family, RawStore, make_model, nudge, save, write_raw
+from engine_families import Family, RawStore, make_model, nudge, save
+from linear_cases import linear_gaussian, solution, write_linear
 from safetensors.torch import save_file
 
-from mats.engine import MergeRequest, ModelInput, merge
+from mats.engine import MergeRequest, merge
 from mats.engine.prediction import predict
 from mats.errors import FingerprintMismatch, RequestError
 from mats.methods import TaskArithmeticSettings, TiesSettings
-from mats.store import LayerRecord, SiteRecord, Sums
 
 WEIGHTS = (1.0, 2.5, 0.5)
 LAYER = "bert.encoder.layer.1.intermediate.dense"
@@ -111,41 +111,6 @@ def test_output_errors_are_regmeans_quadratic(bert: Family) -> None:
         assert base.layers[f"{LAYER}.weight"][f"task{index}"] == pytest.approx(expected, rel=1e-5)
 
 
-def linear_gaussian(root: Path, noise: float = 0.3) -> tuple[list[ModelInput], list[tuple[np.ndarray, np.ndarray]]]:
-    """Two least-squares solutions, their data, and the stores that exact labels would give: E δδᵀ = I."""
-    generator = np.random.default_rng(0)
-    models, data = [], []
-    for index, rows in enumerate((40, 25)):
-        inputs = np.concatenate([generator.standard_normal((rows, 4)) * [1, 2, 0.5, 3], np.ones((rows, 1))], axis=1)
-        outputs = inputs @ generator.standard_normal((5, 3)) + noise * generator.standard_normal((rows, 3))
-        solution = np.linalg.lstsq(inputs, outputs, rcond=None)[0].T
-        folder = root / f"model{index}"
-        folder.mkdir(parents=True)
-        write_linear(folder, solution)
-        raw = RawStore(rows, Sums())
-        raw.sites["layer"] = SiteRecord("layer", "gram", 5, True)
-        raw.layers["layer"] = LayerRecord("layer", "linear", "layer.weight", "layer.bias", "layer", "out_in", 3)
-        raw.sums.tensors = {
-            "input_gram/layer": torch.from_numpy(inputs.T @ inputs),
-            "output_gram/layer": rows * torch.eye(3, dtype=torch.float64),
-        }
-        raw.sums.tokens = {"site:layer": float(rows), "layer:layer": float(rows)}
-        raw.sums.example_ids = [f"{index}-{row}" for row in range(rows)]
-        write_raw(root / f"store{index}", raw, folder, [])
-        models.append(ModelInput(f"task{index}", str(folder), 1.0, root / f"store{index}"))
-        data.append((inputs, outputs))
-    return models, data
-
-
-def write_linear(folder: Path, matrix: np.ndarray) -> None:
-    tensors = {
-        "layer.weight": torch.from_numpy(matrix[:, :4].copy()),
-        "layer.bias": torch.from_numpy(matrix[:, 4].copy()),
-    }
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    (folder / "config.json").write_text(json.dumps({"model_type": "nothing", "architectures": ["Nothing"]}))
-
-
 def test_for_a_linear_gaussian_model_the_prediction_is_the_true_rise(tmp_path: Path) -> None:
     """There the loss is the quadratic: −log p(y | x) = ½‖y − W x‖² + constant, with optimum W_i."""
     models, data = linear_gaussian(tmp_path)
@@ -161,7 +126,7 @@ def test_for_a_linear_gaussian_model_the_prediction_is_the_true_rise(tmp_path: P
         inputs, outputs = data[task]
         return 0.5 * float(np.square(outputs - inputs @ weights.T).sum(axis=1).mean())
 
-    solutions = [np.linalg.lstsq(inputs, outputs, rcond=None)[0].T for inputs, outputs in data]
+    solutions = [solution(*task) for task in data]
     for candidate, weights in zip(found.candidates, [*solutions, matrix], strict=True):
         for task in range(2):
             rise = loss(weights, task) - loss(solutions[task], task)

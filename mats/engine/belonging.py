@@ -1,0 +1,50 @@
+"""Whether metadata and models belong together: every store against the weights that it was measured on."""
+
+from __future__ import annotations
+
+from mats.engine.inputs import MergeInputs
+from mats.errors import FingerprintMismatch
+from mats.progress import Progress
+
+
+def check_fingerprints(inputs: MergeInputs, progress: Progress) -> dict[str, str]:
+    """Every store that the plan opened was measured on the very weights being merged, or on what `measured_on` names.
+
+    Returns:
+        Model name → fingerprint; empty where no store is read, since a fingerprint costs a read of the whole model.
+
+    Raises:
+        FingerprintMismatch: naming both.
+    """
+    found = {}
+    progress.start("checking that metadata and models belong together", len(inputs.opened_stores))
+    for index in inputs.opened_stores:
+        name = inputs.request.models[index].name
+        measured = inputs.measured(index)
+        found[name] = measured.fingerprint()
+        also = (
+            "" if measured is inputs.checkpoints[index] else f" measured_on {inputs.request.models[index].measured_on}"
+        )
+        inputs.store(index).check_model(found[name], f"{name}{also}")
+        progress.advance()
+    if inputs.kind == "ia3" and found:
+        _check_adapters_base(inputs)
+    return found
+
+
+def _check_adapters_base(inputs: MergeInputs) -> None:
+    """An adapter's curvature is that of the model under it too: one base for all stores, and the one that was given."""
+    expected, source = None, ""
+    if inputs.given_base is not None:
+        expected, source = inputs.given_base.fingerprint(), f"the base {inputs.request.base}"
+    for index in inputs.opened_stores:
+        name, measured = inputs.request.models[index].name, inputs.store(index).manifest.model
+        if measured.base_fingerprint is None:
+            continue
+        if expected is None:
+            expected, source = measured.base_fingerprint, f"the base under {name}, {measured.base}"
+        if measured.base_fingerprint != expected:
+            raise FingerprintMismatch(
+                f"{inputs.store(index).path}: {name} was measured on the base {measured.base} "
+                f"({measured.base_fingerprint}), not on {source} ({expected}); run save-metadata on that base"
+            )
