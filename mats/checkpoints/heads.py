@@ -133,13 +133,14 @@ def write_heads(folder: Path, heads: Mapping[str, Checkpoint], configs: Mapping[
         home.mkdir(exist_ok=True)
     except OSError as error:
         raise explain_os_error(error, home) from error
-    entries = {}
+    entries = []
     for name, head in heads.items():
         stem = quote(name, safe=" ")
         tensors = {parameter: head.read(parameter) for parameter in head.tensors}
         write_bytes_atomically(home / f"{stem}.safetensors", save(tensors, {"format": "pt"}))
         write_json_atomically(home / f"{stem}.json", configs[name])
-        entries[name] = {"weights": f"{stem}.safetensors", "config": f"{stem}.json", "parameters": list(head.tensors)}
+        files = {"weights": f"{stem}.safetensors", "config": f"{stem}.json"}
+        entries.append({"model": name, **files, "parameters": list(head.tensors)})
     write_json_atomically(home / INDEX_NAME, {"schema_version": 1, "owner": owner, "heads": entries})
 
 
@@ -156,8 +157,10 @@ def read_heads_index(path: str | Path) -> HeadsIndex | None:
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
         heads = {
-            str(name): HeadFiles(home / entry["weights"], home / entry["config"], tuple(entry["parameters"]))
-            for name, entry in raw["heads"].items()
+            str(entry["model"]): HeadFiles(
+                home / entry["weights"], home / entry["config"], tuple(map(str, entry["parameters"]))
+            )
+            for entry in raw["heads"]
         }
         index = HeadsIndex(str(raw["owner"]), heads)
     except OSError as error:

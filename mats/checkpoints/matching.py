@@ -10,6 +10,7 @@ import torch
 
 from mats.checkpoints.adapters import merge_base
 from mats.checkpoints.checkpoint import Checkpoint
+from mats.checkpoints.heads import is_head
 from mats.checkpoints.tensors import TensorInfo
 from mats.errors import InputsMismatch, ShapeMismatch
 
@@ -197,6 +198,8 @@ def _refuse_differences(
     differing: Mapping[str, Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]],
 ) -> None:
     for label in models:
+        if differing[label] and all(map(is_head, differing[label])):
+            raise _heads_differ(base, label, differing[label])
         for name, (expected, actual) in differing[label].items():
             if _is_vocabulary(name, expected, actual, base):
                 raise InputsMismatch(
@@ -209,6 +212,16 @@ def _refuse_differences(
                 f"model {label}: {name} has shape {list(actual)}, the base {base.name} has {list(expected)}"
                 + (f" ({more} more tensors differ)" if more else "")
             )
+
+
+def _heads_differ(
+    base: Checkpoint, label: str, differing: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+) -> ShapeMismatch:
+    name, (expected, actual) = next(iter(differing.items()))
+    return ShapeMismatch(
+        f"model {label}: its head has another shape than that of {base.name} ({name}: {list(actual)}, not"
+        f" {list(expected)}); `heads: auto` in the recipe merges the bodies and keeps each model's own head"
+    )
 
 
 def _is_vocabulary(name: str, expected: tuple[int, ...], actual: tuple[int, ...], base: Checkpoint) -> bool:

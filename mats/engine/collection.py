@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from mats.checkpoints import Checkpoint, load_model, open_checkpoint, parameter_names
+from mats.checkpoints.heads import head_names
 from mats.curvature import CollectionPlan, Collector, plan_collection
 from mats.data import Batch, Example, check_labels_fit, load_processor, make_batches
 from mats.engine.collection_pace import Pace
@@ -56,13 +57,14 @@ LIBRARIES = ("mats", "torch", "transformers", "safetensors")
 
 @dataclass(frozen=True)
 class Work:
-    """What is known before the model is loaded: the store's folder, and whose curvature on which examples."""
+    """What is known before the model is loaded: the store's folder, and whose curvature, head and examples."""
 
     request: CollectionRequest
     folder: Path
     model: ModelIdentity
     data: DataIdentity
     examples: tuple[Example, ...]
+    head: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def save_metadata(request: CollectionRequest, progress: Progress | None = None) 
 @contextmanager
 def _prepared(request: CollectionRequest) -> Iterator[tuple[Work, Checkpoint]]:
     """Open the checkpoint, read the examples, take both fingerprints."""
-    with open_checkpoint(request.model, revision=request.revision) as checkpoint:
+    source, head = _source_of(request)
+    with open_checkpoint(source, revision=None if request.measured_on else request.revision, head=head) as checkpoint:
         if checkpoint.kind == "model" and checkpoint.config is not None:
             check_labels_fit(request.dataset, checkpoint.config, request.name)
         examples = select_examples(request)
@@ -132,14 +135,22 @@ def _prepared(request: CollectionRequest) -> Iterator[tuple[Work, Checkpoint]]:
                 base_fingerprint = below.fingerprint()
         model = ModelIdentity(
             name=request.name,
-            source=request.model,
+            source=source if head is None else f"{source} with the head of {head}",
             revision=request.revision,
             fingerprint=checkpoint.fingerprint(),
             base=base,
             base_fingerprint=base_fingerprint,
         )
         data = data_identity(request, examples)
-        yield Work(request, collection_folder(request), model, data, tuple(examples)), checkpoint
+        yield Work(request, collection_folder(request), model, data, tuple(examples), head), checkpoint
+
+
+def _source_of(request: CollectionRequest) -> tuple[str, str | None]:
+    """What is measured, and whose head is put on it."""
+    if request.measured_on is None:
+        return request.model, request.head
+    kept = head_names(request.measured_on)
+    return request.measured_on, request.head or (request.name if kept else None)
 
 
 def _base_of(request: CollectionRequest, checkpoint: Checkpoint) -> str | None:
@@ -186,6 +197,7 @@ def _load(work: Work, checkpoint: Checkpoint) -> Loaded:
         device=str(device),
         dtype=resolve_dtype(request.dtype),
         trust_remote_code=request.trust_remote_code,
+        head=work.head,
     )
     names = parameter_names(module, checkpoint)
     if not any(request.settings.selects(name) for name in names.values()):

@@ -49,6 +49,9 @@ class CollectionRequest:
         checkpoint_batches: Save after so many batches instead.
         trust_remote_code: Whether code shipped with the checkpoint may run.
         revision: Branch, tag or commit of a hub id.
+        measured_on: Another checkpoint to measure in place of `model`: a merged model, for statistics at its weights.
+            Where it keeps heads, that of the model called `name` goes on it.
+        head: The head to put on a merged body that keeps several; default: see `measured_on`, else the folder's own.
     """
 
     model: str
@@ -69,6 +72,8 @@ class CollectionRequest:
     checkpoint_batches: int | None = None
     trust_remote_code: bool = False
     revision: str | None = None
+    measured_on: str | None = None
+    head: str | None = None
 
     def __post_init__(self) -> None:
         """Check what needs no file.
@@ -119,6 +124,8 @@ def collection_folder(request: CollectionRequest) -> Path:
         "base": request.base,
         "revision": request.revision,
     }
+    # Named where they are given, so that all other stores keep the names that they had before.
+    settings |= {name: value for name in ("measured_on", "head") if (value := getattr(request, name)) is not None}
     choice = request.settings
     return store_folder(
         request.root, request.name, request.dataset.name, request.split, choice.labels, choice.loss, settings

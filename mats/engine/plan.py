@@ -139,7 +139,7 @@ def make_plan(inputs: MergeInputs) -> MergePlan:
         fallbacks=_fallbacks(streamed, systems),
         peak_bytes=max([group.bytes for group in groups] + [_streaming_bytes(inputs.tensors)]),
         output_bytes=sum(info.nbytes for info in inputs.tensors),
-        notes=(*_notes(stores), *_head_notes(inputs)),
+        notes=(*_notes(stores), *_measured_notes(inputs), *_head_notes(inputs)),
         heads={} if inputs.separated is None else head_summary(inputs.separated, _model_names(request)),
     )
 
@@ -239,6 +239,13 @@ def _head(inputs: MergeInputs) -> list[Streamed]:
 
 def _model_names(request: MergeRequest) -> list[str]:
     return [model.name for model in request.models]
+
+
+def _measured_notes(inputs: MergeInputs) -> list[str]:
+    """Statistics that are not those of the models themselves."""
+    used = [inputs.request.models[index] for index in inputs.opened_stores]
+    elsewhere = [model for model in used if model.measured_on is not None]
+    return [f"the metadata of {model.name} were measured on {model.measured_on}" for model in elsewhere]
 
 
 def _head_notes(inputs: MergeInputs) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mats.data import DatasetSpec, missing_files
 from mats.errors import DataError, MatsError, OutputExists, RequestError
-from mats.recipes.requests import dataset_of, existing_metadata, merge_request, reads_metadata
+from mats.recipes.requests import dataset_of, existing_metadata, heads_of, merge_request, reads_metadata
 from mats.recipes.schema import Recipe
 from mats.recipes.sections import ModelEntry
 
@@ -71,6 +71,10 @@ def _checkpoint_problems(recipe: Recipe) -> Iterator[Problem]:
         yield from _attempt(f"{place}: ", partial(_open_into, opened, place, source))
     try:
         kinds = {checkpoint.kind for place, checkpoint in opened.items() if place != "base"}
+        if recipe.heads is not None:
+            if len(opened) == len(sources):
+                yield from _attempt("", partial(_separate, recipe))
+            return
         reference = opened.get("base") if kinds == {"model"} else None
         for place, checkpoint in opened.items():
             if place == "base":
@@ -80,6 +84,15 @@ def _checkpoint_problems(recipe: Recipe) -> Iterator[Problem]:
     finally:
         for checkpoint in opened.values():
             checkpoint.close()
+
+
+def _separate(recipe: Recipe) -> None:
+    """Bodies must fit each other, and each model must have a head."""
+    from mats.engine.inputs import MergeInputs
+    from mats.engine.request import MergeRequest, ModelInput
+
+    models = tuple(ModelInput(model.name, model.path, model.weight) for model in recipe.models)
+    MergeInputs(MergeRequest(models, recipe.merge.settings, Path(), base=recipe.base, heads=heads_of(recipe))).close()
 
 
 def _data_problems(recipe: Recipe, place: str, load: Callable[[], DatasetSpec]) -> Iterator[Problem]:

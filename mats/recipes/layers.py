@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from mats.errors import RecipeError
+from mats.recipes.heads import heads_spelt_out
 from mats.yaml_reader import KeyPath, dotted, read_yaml
 
 KEPT_BESIDE_METHOD = ("rules", "preset", "parameters")
 """Keys next to `method` that hold for every method."""
 
-METHOD_KEYS = ("merge", "init", "outside")
+METHOD_KEYS = ("merge", "init", "outside", "tuning")
 """Keys under which the bare name of a method stands for that method with its defaults."""
 
 
@@ -149,6 +150,8 @@ def _merge(
     """Merge two values that stand at `low_at` and `up_at`, noting origins under `at`."""
     if isinstance(low, str) and isinstance(up, dict) and up_at and up_at[-1] in METHOD_KEYS:
         low = {"method": low}
+    if isinstance(low, str) and isinstance(up, dict) and up_at == ("heads",):
+        low = heads_spelt_out(low)
     if up_at == ("models",) and isinstance(up, _ByName) and isinstance(low, list):
         return _merge_models(low, up, lower, upper, origins)
     if not (isinstance(low, dict) and isinstance(up, dict)):

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mats.errors import RecipeError
+from mats.recipes.heads import heads_spelt_out
 from mats.recipes.layers import KEPT_BESIDE_METHOD, METHOD_KEYS, Layer, model_name
 from mats.recipes.schema_walk import annotation_at, fields_at, is_list, is_told_by_method, places_of
 from mats.yaml_reader import KeyPath, parse_value
@@ -68,9 +69,11 @@ def _apply(layer: Layer, path: str, text: str, schema: type[BaseModel]) -> None:
 
 
 def _spelt_out(at: KeyPath, value: Any) -> dict[str, Any]:
-    """The mapping that a bare word stands for: a model's path, or the name of a method."""
+    """The mapping that a bare word stands for: a model's path, the name of a method, or what becomes of heads."""
     if not isinstance(value, str):
         return {}
+    if at == ("heads",):
+        return heads_spelt_out(value)
     return {"method": value} if at[-1] in METHOD_KEYS else {"path": value}
 
 

@@ -14,12 +14,14 @@ from pydantic_core import PydanticUndefined
 from mats.methods.quadratic import QuadraticSettings, SolverChoice
 from mats.methods.settings import registered_settings
 from mats.recipes.flat import DEFAULT_METHOD, FlatMethodSection
+from mats.recipes.heads import HeadsSection
 from mats.recipes.schema import MergeSection, Recipe, RuleEntry
 from mats.recipes.sections import CurvatureSection, EvaluateSection, ModelEntry
 
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("The recipe", Recipe),
     ("`models`: one entry", ModelEntry),
+    ("`heads`", HeadsSection),
     ("`curvature`", CurvatureSection),
     ("`merge`", MergeSection),
     ("`merge.rules`: one entry", RuleEntry),
@@ -70,7 +72,7 @@ def _rows(model: type[BaseModel]) -> Iterator[str]:
         if name in ("settings", "method"):
             continue
         meaning = (field.description or "").replace("|", "\\|")
-        yield f"`{name}` | {_type(field.annotation)} | {_default(field)} | {meaning}"
+        yield f"`{field.alias or name}` | {_type(field.annotation)} | {_default(field)} | {meaning}"
     if issubclass(model, FlatMethodSection):
         default = f"`{model.default_method}`" if model.default_method else "required"
         yield f"`method` | word | {default} | How parameters are merged: {', '.join(METHODS)}."

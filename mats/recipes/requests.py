@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from mats.data import DatasetSpec, load_spec
 from mats.errors import MatsError, RecipeError, RequestError
+from mats.methods.quadratic import QuadraticSettings
 from mats.recipes.schema import Recipe
 from mats.recipes.sections import ModelEntry
 
 if TYPE_CHECKING:
     from mats.engine.collection_request import CollectionRequest
-    from mats.engine.request import MergeRequest
+    from mats.engine.request import Heads, MergeRequest
 
 
 def reads_metadata(recipe: Recipe) -> bool:
@@ -69,6 +70,7 @@ def collection_request(
         name=model.name,
         dataset=dataset_of(model),
         base=recipe.base,
+        measured_on=model.measured_on,
         split=choice.split,
         examples=choice.examples,
         fold=choice.fold,
@@ -137,7 +139,8 @@ def merge_request(
     for model in recipe.models:
         try:
             folder = existing_metadata(recipe, model) if reads_metadata(recipe) else None
-            inputs.append(ModelInput(model.name, model.path, model.weight, folder))
+            halves = fold_folders(recipe, model) if cross_validates(recipe) else ()
+            inputs.append(ModelInput(model.name, model.path, model.weight, folder, model.measured_on, halves))
         except MatsError as error:
             faults.extend(str(error).splitlines())
     if faults:
@@ -148,6 +151,7 @@ def merge_request(
         method=recipe.merge.settings,
         output=Path(str(chosen)),
         base=recipe.base,
+        heads=heads_of(recipe),
         rules=tuple(Rule(rule.parameters, rule.settings) for rule in recipe.merge.rules),
         dtype=recipe.dtype,
         device=recipe.device,
@@ -159,7 +163,39 @@ def merge_request(
     )
 
 
-def existing_metadata(recipe: Recipe, model: ModelEntry) -> Path:
+def cross_validates(recipe: Recipe) -> bool:
+    """Whether a strength is chosen by cross-validation."""
+    settings = recipe.merge.settings
+    return isinstance(settings, QuadraticSettings) and settings.cross_validate is not None
+
+
+def fold_folders(recipe: Recipe, model: ModelEntry) -> tuple[Path, Path]:
+    """The stores of the two halves of a model's examples, where `mats save-metadata` puts them.
+
+    Raises:
+        RecipeError: one is not there.
+    """
+    first, second = (
+        existing_metadata(
+            recipe.model_copy(update={"curvature": recipe.curvature.model_copy(update={"fold": (half, 2)})}),
+            model.model_copy(update={"metadata": None}),
+            advice=f"run mats save-metadata on this recipe with curvature.fold=[{half},2] first",
+        )
+        for half in (0, 1)
+    )
+    return first, second
+
+
+def heads_of(recipe: Recipe) -> Heads | None:
+    """What becomes of heads; None where everything is merged."""
+    from mats.engine.request import Heads
+
+    return None if recipe.heads is None else Heads(recipe.heads.patterns, recipe.heads.source)
+
+
+def existing_metadata(
+    recipe: Recipe, model: ModelEntry, *, advice: str = "run mats save-metadata on this recipe first"
+) -> Path:
     """`metadata_folder`, if a store is there.
 
     Raises:
@@ -168,7 +204,6 @@ def existing_metadata(recipe: Recipe, model: ModelEntry) -> Path:
     folder = metadata_folder(recipe, model)
     if folder.is_dir():
         return folder
-    advice = "run mats save-metadata on this recipe first"
     home = folder.parent if model.metadata is None else None
     others = sorted(found.name for found in home.iterdir() if found.is_dir()) if home and home.is_dir() else []
     finished = [name for name in others if not name.startswith(".")]

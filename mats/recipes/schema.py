@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mats.recipes.flat import DEFAULT_METHOD, FlatMethodSection
+from mats.recipes.heads import WORDS, HeadsSection
 from mats.recipes.sections import DEVICE_PATTERN, CurvatureSection, EvaluateSection, FloatName, ModelEntry, Section
 from mats.recipes.sizes import ByteSize
 
@@ -42,6 +43,9 @@ class Recipe(Section):
     models: tuple[ModelEntry, ...] = Field(
         min_length=1, description="The fine-tuned models: a list, or a mapping from name to the rest."
     )
+    heads: HeadsSection | None = Field(
+        default=None, description="Keep task heads out of the merge: auto, or a mapping. null: everything is merged."
+    )
     curvature: CurvatureSection = Field(default=CurvatureSection(), description="What is measured on each model.")
     merge: MergeSection = Field(default_factory=_default_merge, description="How the models are merged.")
     evaluate: EvaluateSection = Field(default=EvaluateSection(), description="What `mats evaluate` scores.")
@@ -72,6 +76,17 @@ class Recipe(Section):
         if twice:
             raise ValueError(f"the name {', '.join(map(repr, twice))} is given twice; names must differ")
         return models
+
+    @model_validator(mode="after")
+    def _head_of_a_known_model(self) -> Recipe:
+        """`heads.from` names a model, where it is no word of its own."""
+        names = [model.name for model in self.models]
+        if self.heads is not None and self.heads.source not in (*WORDS, *names):
+            raise ValueError(
+                f"heads.from: received {self.heads.source!r}; {', '.join(WORDS)} or a model ({', '.join(names)}) would "
+                "be right"
+            )
+        return self
 
     def as_written(self) -> dict[str, Any]:
         """The recipe as plain data with every default filled in; `Recipe.model_validate` reads it back."""

@@ -36,6 +36,12 @@ class ModelEntry(Section):
         min_length=1,
         description="Folder of the model's metadata store. Default: where `mats save-metadata` puts it.",
     )
+    measured_on: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Another checkpoint, such as an earlier merge of these models, on whose weights (under this "
+        "model's head) the metadata are measured; the model stays what the merge aims at.",
+    )
 
     @field_validator("weight")
     @classmethod

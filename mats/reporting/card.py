@@ -29,6 +29,7 @@ def model_card(report: Report, *, title: str = "Merged model", has_plot: bool = 
         f"{len(report['models'])} models with `mats` {report['mats_version']}.",
         _how(report),
         _models(report),
+        _heads(report),
         _losses(report),
         _parameters(report),
         "![Residuals, movement and predicted losses by layer](layers.png)" if has_plot else "",
@@ -65,6 +66,23 @@ def _models(report: Report) -> str:
     ]
     base = f"Base: `{report['base']}`." if report["base"] else "There is no base model."
     return f"## Models\n\n{base}\n\n" + markdown_table(["model", "path", "weight", "measured on (examples)"], rows)
+
+
+def _heads(report: Report) -> str:
+    heads = report.get("heads")
+    if heads is None:
+        return ""
+    source = {"average": "the average of all heads", "base": "the base's head"}.get(
+        heads["from"], f"the head of `{heads['owner']}`"
+    )
+    lines = [f"## Heads\n\nThe bodies were merged; on the result is {source}."]
+    if heads["kept"]:
+        lines.append(
+            " Every model's own head lies in `heads/`; "
+            f'`mats.checkpoints.load_model(path, task, head="{next(iter(heads["models"]))}")` puts it on the body.'
+        )
+    rows = [[model, str(len(names)), ", ".join(names[:4])] for model, names in heads["models"].items()]
+    return "".join(lines) + "\n\n" + markdown_table(["model", "tensors of its head", "first"], rows)
 
 
 def _losses(report: Report) -> str:

@@ -51,6 +51,7 @@ RULES = {
     "identity": "identity curvature (average)",
     "init": "no curvature: the start x0",
     "base": "taken from the base",
+    "head": "not merged: a model's own head",
     "not_floating": "not floating point: taken from the base",
 }
 """rule → what it uses; a rule not listed is a method of that name"""

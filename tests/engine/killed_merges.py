@@ -13,16 +13,22 @@ import sys
 from pathlib import Path
 
 from mats.checkpoints import CheckpointWriter
-from mats.engine import MergeRequest, ModelInput, merge, merging
-from mats.methods import MatsSettings, TiesSettings
+from mats.engine import Heads, MergeRequest, ModelInput, merge, merging
+from mats.methods import AverageSettings, MatsSettings, TiesSettings
 
-METHODS = {"mats": MatsSettings(init=TiesSettings(density=0.3)), "ties": TiesSettings(density=0.3)}
+METHODS = {
+    "mats": MatsSettings(init=TiesSettings(density=0.3)),
+    "ties": TiesSettings(density=0.3),
+    "heads": AverageSettings(),  # of the bodies
+}
 
 
 def request(root: Path, output: Path, method: str) -> MergeRequest:
     """Three models, whatever the method; a group of one layer each, so that a kill falls between groups."""
     models = tuple(ModelInput(f"task{i}", str(root / f"model{i}"), 1.0, root / f"store{i}") for i in range(3))
-    return MergeRequest(models, METHODS[method], output, base=str(root / "base"), device="cpu", memory_budget=400_000)
+    heads = Heads(source="task1") if method == "heads" else None
+    base = str(root / "base")
+    return MergeRequest(models, METHODS[method], output, base, heads=heads, device="cpu", memory_budget=400_000)
 
 
 def die_after(count: int) -> None:
@@ -59,7 +65,7 @@ def in_child(root: Path, output: Path, method: str, moment: int | str | None) ->
     """Merge in a child that dies at `moment`; its wait status."""
     child = os.fork()
     if child == 0:
-        if method == "mats":
+        if method != "ties":
             merging.write_report = light_report  # type: ignore[assignment]
         if isinstance(moment, int):
             die_after(moment)

@@ -20,6 +20,8 @@ MEASURED = {
     "base": "bert",
     "dtype": "float64",
     "revision": "v2",
+    "measured_on": "merged",
+    "head": "vit",
     "settings": CollectionSettings(labels="sampled", seed=1),
 }
 NOT_MEASURED = {

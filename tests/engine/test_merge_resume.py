@@ -15,15 +15,16 @@ from mats.engine import merge
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "run.json"}
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "run.json"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-@pytest.mark.parametrize("method", ["mats", "ties"])
+@pytest.mark.parametrize("method", ["mats", "ties", "heads"])
 def test_the_same_bytes_after_five_kills(
     bert: Family, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`mats` with a light report, `ties` with the whole one."""
-    if method == "mats":
+    """`ties` with the whole report, the others with a light one."""
+    if method != "ties":
         monkeypatch.setattr("mats.engine.merging.write_report", light_report)
     output = tmp_path / "out"
     script = Path(__file__).with_name("killed_merges.py")
@@ -36,6 +37,7 @@ def test_the_same_bytes_after_five_kills(
     uninterrupted = contents(merge(request(bert.base.parent, output, method)).path)
     assert killed.keys() == uninterrupted.keys()
     assert "report.json" in killed
+    assert ("heads/index.json" in killed) == (method == "heads")
     for name in killed:
         assert killed[name] == uninterrupted[name], f"{name} differs"
 
