@@ -37,6 +37,10 @@ def evaluate(
     arguments: ArgumentsArgument = None,
     model: ModelOption = None,
     data: DataOption = None,
+    head: Annotated[
+        str | None,
+        typer.Option("--head", metavar="NAME", help="Put the head that the merged folder kept of this model on it."),
+    ] = None,
     split: Annotated[
         str | None, typer.Option("--split", metavar="NAME", help="Split to score. Default: test, or the recipe's.")
     ] = None,
@@ -107,12 +111,13 @@ def evaluate(
     from mats.recipes.scoring import evaluation_settings, path_scorings, recipe_scorings, run_scorings, write_scores
 
     if recipe is not None and not model:
-        if data:
-            raise RequestError(f"--data {data[0]}: goes with --model; a recipe's models are scored on their own data")
+        for option, given in (("--data", " ".join(data or ())), ("--head", head or "")):
+            if given:
+                raise RequestError(f"{option} {given}: goes with --model; a recipe says what its models are scored on")
         scorings = recipe_scorings(recipe)
     else:
         own = [entry.data for entry in recipe.models if entry.data is not None] if recipe is not None else []
-        scorings = path_scorings(model or (), list(dict.fromkeys(data or own)))
+        scorings = path_scorings(model or (), list(dict.fromkeys(data or own)), head)
     settings = evaluation_settings(
         recipe,
         split=split,

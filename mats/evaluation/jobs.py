@@ -38,7 +38,7 @@ def evaluate_jobs(
     Args:
         settings: How.
         jobs: Models with their datasets.
-        progress: One stage per model, dataset and template, one step per batch.
+        progress: One stage for the data, then one per model, dataset and template, of one step per batch.
         load: Loads a model, as `mats.checkpoints.load_model`, which is the default.
 
     Returns:
@@ -56,7 +56,11 @@ def evaluate_jobs(
     check_names(jobs)
     progress = progress or Silent()
     plan = EvaluationPlan(settings)
-    tasks = [plan.tasks(job) for job in jobs]
+    progress.start("reading data", len(jobs))
+    tasks = []
+    for job in jobs:
+        tasks.append(plan.tasks(job))
+        progress.advance()
     outcomes: dict[tuple[str, str], list[EvaluationResult]] = {}
     for job, of_job in zip(jobs, tasks, strict=True):
         scorer = _Scorer(job, settings, load or _load_model())

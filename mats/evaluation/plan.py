@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mats.data import DatasetSpec, Example, load_examples, load_processor
+from mats.data import DatasetSpec, Example, Processor, load_examples, load_processor
 from mats.errors import RequestError
 from mats.evaluation.facts import ModelFacts, check_head, check_length, read_facts
 from mats.evaluation.prepared import PreparedData, SharedData, processor_fingerprint
@@ -43,6 +43,7 @@ class EvaluationPlan:
         self._shared = SharedData(settings.batch_size)
         self._rows: dict[tuple[str, int | None], list[Example]] = {}
         self._specs: dict[str, DatasetSpec] = {}
+        self._processors: dict[tuple[str, bool], tuple[Processor | None, str]] = {}
 
     def tasks(self, job: EvaluationJob) -> list[ScoringTask]:
         """Everything that one model is scored on, ready."""
@@ -82,11 +83,18 @@ class EvaluationPlan:
     ) -> ScoringTask:
         spec = choice.spec
         check_head(facts, spec)
-        processor = load_processor(job.path, spec, fallback=self._settings.base)
-        tokens = processor_fingerprint(processor)
+        processor, tokens = self._processor(job.path, spec)
         data = self._shared.prepare(spec, examples, processor, decoder_only=facts.reads_as_causal(spec))
         check_length(facts, data)
         return ScoringTask(job, choice, data, facts.task(spec), tokens)
+
+    def _processor(self, path: str, spec: DatasetSpec) -> tuple[Processor | None, str]:
+        """A model's tokenizer with its fingerprint; read once."""
+        key = (path, spec.task == "image_classification")
+        if key not in self._processors:
+            processor = load_processor(path, spec, fallback=self._settings.base)
+            self._processors[key] = processor, processor_fingerprint(processor)
+        return self._processors[key]
 
 
 def check_names(jobs: Sequence[EvaluationJob]) -> None:

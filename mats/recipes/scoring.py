@@ -78,8 +78,13 @@ def _own_heads(result: str, owners: Mapping[str, str]) -> dict[str, str]:
     return {data: model for data, model in owners.items() if model in kept}
 
 
-def path_scorings(paths: Sequence[str], data: Sequence[str]) -> list[Scoring]:
+def path_scorings(paths: Sequence[str], data: Sequence[str], head: str | None = None) -> list[Scoring]:
     """Checkpoints given by path, each on every dataset file given; the others are compared with the first.
+
+    Args:
+        paths: The checkpoints.
+        data: The dataset files.
+        head: Model whose kept head is put on them all; None: the heads that they have.
 
     Raises:
         RequestError: no path, or no dataset file.
@@ -89,8 +94,9 @@ def path_scorings(paths: Sequence[str], data: Sequence[str]) -> list[Scoring]:
     specs = tuple(load_spec(path) for path in data)
     names = _distinct_names(paths)
     to_first = {spec.name: names[0] for spec in specs}
+    heads = {spec.name: head for spec in specs} if head is not None else {}
     return [
-        Scoring(name, path, specs, reference=to_first if name != names[0] else {})
+        Scoring(name, path, specs, heads, to_first if name != names[0] else {})
         for name, path in zip(names, paths, strict=True)
     ]
 

@@ -111,6 +111,7 @@ def test_models_by_path_are_compared_with_the_first(scored: Path, run_mats: Run)
         (["recipe.yaml", "--templates", "2"], "no template 2"),
         (["recipe.yaml", "--split", "dev"], "no split 'dev'"),
         (["recipe.yaml", "--data", "one.yaml"], "--data one.yaml: goes with --model"),
+        (["recipe.yaml", "--head", "one"], "--head one: goes with --model"),
         (["--model", "one"], "give a RECIPE, or --model with --data"),
         (["--model", "one", "--data", "one.yaml", "--start", "5", "--end", "4"], "end 4 with start 5"),
     ],
@@ -133,3 +134,29 @@ def test_labels_outside_the_head_end_with_2(scored: Path, run_mats: Run, monkeyp
     ended = run_mats("evaluate", "recipe.yaml")
     assert ended.status == 2
     assert "labels 0 to 4, but the head of model one has 3 outputs" in ended.err
+
+
+def test_every_dataset_gets_its_own_models_head(scored: Path, run_mats: Run) -> None:
+    """Three classes and four on one body; a merge of models that are one and the same has their own scores."""
+    from transformers import BertForSequenceClassification
+
+    torch.manual_seed(9)
+    four = BertForSequenceClassification.from_pretrained("one", num_labels=4, ignore_mismatched_sizes=True)
+    four.save_pretrained("two")
+    content = json.loads((scored / "two.yaml").read_text())
+    (scored / "two.yaml").write_text(json.dumps({**content, "labels": 4}))
+    recipe = json.loads((scored / "recipe.yaml").read_text())
+    recipe |= {"base": "one", "heads": {"from": "own"}, "output": "joined"}
+    (scored / "recipe.yaml").write_text(json.dumps(recipe))
+    assert run_mats("merge", "recipe.yaml").status == 0
+    entries = {entry["name"]: entry for entry in run_mats("evaluate", "recipe.yaml", "--json").value["models"]}
+    for model in ("one", "two"):
+        data = f"data-{model}"
+        assert entries["merged"]["results"][data] == entries[model]["results"][data]
+    arguments = ("--model", "joined", "--data", "two.yaml", "--device", "cpu", "--json")
+    assert "the head of model joined has 3 outputs" in run_mats("evaluate", *arguments).value["error"]
+    value = run_mats("evaluate", *arguments, "--head", "two").value
+    assert value["models"][0]["results"]["data-two"] == entries["two"]["results"]["data-two"]
+    ended = run_mats("evaluate", *arguments, "--head", "three")
+    assert ended.status == 2
+    assert "one of one, two would be right" in ended.value["error"]

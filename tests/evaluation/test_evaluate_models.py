@@ -72,7 +72,8 @@ def test_every_model_on_every_dataset(vit: Any, saved: Any, specs: list[Any], tm
     report = evaluate_with(settings, saved, specs, progress=progress, load=load)
     assert json.loads(json.dumps(report)) == report
     assert calls == [("pa", "image_classification"), ("pb", "image_classification")]  # loaded once, not once a dataset
-    assert progress.stages == [["a on one", 3, 3], ["a on two", 2, 2], ["b on one", 3, 3], ["b on two", 2, 2]]
+    assert progress.stages[0] == ["reading data", 2, 2]
+    assert progress.stages[1:] == [["a on one", 3, 3], ["a on two", 2, 2], ["b on one", 3, 3], ["b on two", 2, 2]]
     assert report["datasets"][1] == {
         "name": "two",
         "task": "image_classification",

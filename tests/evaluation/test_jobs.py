@@ -132,7 +132,7 @@ def test_a_finished_pair_is_not_scored_again(models: Any, ranked: Any, spoken: A
     first = evaluate_with(settings, models, [ranked, spoken])
     load, progress = Loads(), Notes()
     assert evaluate_with(settings, models, [ranked, spoken], load=load, progress=progress) == first
-    assert (load.tasks, progress.stages) == ([], [])
+    assert (load.tasks, progress.stages) == ([], ["reading data"])
     assert len(progress.notes) == 4
     assert "m1 on ranked: scored before" in progress.notes[0]
     # Batches do not matter; everything that does is looked at.
