@@ -57,7 +57,9 @@ class PreparedData:
         """Most positions that an input takes, what is written after a causal model's prompt included; 0 for images."""
         if self.kind == "tokens":
             return max(len(window.tokens) for window in self.windows)
-        widths = [batch.inputs["input_ids"].shape[1] for batch in self.batches if "input_ids" in batch.inputs]
+        if self.processor is None:
+            return 0  # batches of images are made when they are asked for, at a cost
+        widths = [batch.inputs["input_ids"].shape[1] for batch in self.batches]
         written = self.settings.max_new_tokens if self.kind == "texts" and self.decoder_only else 0
         return max(widths, default=0) + written
 
