@@ -6,7 +6,7 @@ Made from headers and manifests; no tensor and no statistic is read.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
@@ -18,7 +18,7 @@ from mats.engine.devices import resolve_device
 from mats.engine.heads import head_summary
 from mats.engine.inputs import MergeInputs
 from mats.engine.layout import Layout, canonical_shape
-from mats.engine.memory import DEFAULT_BUDGET, device_memory, factor_elements, physical_memory, system_bytes
+from mats.engine.memory import DEFAULT_BUDGET, FLOAT, device_memory, factor_elements, physical_memory, system_bytes
 from mats.engine.request import MergeRequest
 from mats.errors import OutOfSpace, RequestError
 from mats.methods.average import AverageSettings
@@ -137,7 +137,7 @@ def make_plan(inputs: MergeInputs) -> MergePlan:
         extra=inputs.extra,
         tied=tuple((name, *others) for name, others in inputs.followers.items()),
         fallbacks=_fallbacks(streamed, systems),
-        peak_bytes=max([group.bytes for group in groups] + [_streaming_bytes(inputs.tensors)]),
+        peak_bytes=max([group.bytes for group in groups] + [_streaming_bytes(streamed, inputs.infos)]),
         output_bytes=sum(info.nbytes for info in inputs.tensors),
         notes=(*_notes(stores), *_measured_notes(inputs), *_head_notes(inputs)),
         heads={} if inputs.separated is None else head_summary(inputs.separated, _model_names(request)),
@@ -313,9 +313,14 @@ def _split(systems: Sequence[System], request: MergeRequest, models: int) -> lis
     return groups
 
 
-def _streaming_bytes(tensors: Sequence[TensorInfo]) -> int:
-    """Elementwise work holds an accumulator, one model's tensor, the base and the cast result: at most five in fp32."""
-    return max((5 * 4 * info.numel for info in tensors), default=0)
+def _streaming_bytes(streamed: Sequence[Streamed], infos: Mapping[str, TensorInfo]) -> int:
+    """What the largest of the tensors merged one by one takes, by its method's own word."""
+    taken = [0]
+    for part in streamed:
+        shape = infos[part.name].shape
+        copies = 1 if part.settings is None else part.settings.copies_held(part.name, shape)
+        taken.append(FLOAT * copies * infos[part.name].numel)
+    return max(taken)
 
 
 def _count_by_rule(

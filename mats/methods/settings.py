@@ -57,6 +57,13 @@ class MethodSettingsBase(BaseModel):
 class ElementwiseSettings(MethodSettingsBase):
     """Settings of a method that works entry by entry and streams tensor by tensor, model by model, without data."""
 
+    def copies_held(self, name: str, shape: Sequence[int]) -> int:  # noqa: ARG002
+        """Upper estimate of what merging one tensor holds at once, in fp32 copies of it, all models together.
+
+        Usually an accumulator, one model's tensor, the base and the cast result.
+        """
+        return 5
+
     @abstractmethod
     def build(self, model_weights: Sequence[float]) -> ElementwiseMerge:
         """The merge with these settings for models of these weights, in the order in which models will be given."""

@@ -29,6 +29,9 @@ NOT_MATRICES = (
 ROUNDING = 1e-5
 """Singular values below this share of the largest are rounding of stored weights; their directions are arbitrary."""
 
+DEPENDENT = 1e-8
+"""Eigenvalues of XᵀX below this share of the largest are too inexact to take roots of."""
+
 
 class SpectralSettings(ElementwiseSettings):
     """Base of the settings of tsv_m and iso_c."""
@@ -43,6 +46,10 @@ class SpectralSettings(ElementwiseSettings):
             "embeddings and output heads over a vocabulary."
         ),
     )
+
+    def copies_held(self, name: str, shape: Sequence[int]) -> int:
+        """Decompositions work in float64, with a Gram, its eigenvectors and workspace beside the components."""
+        return 30 if self.is_matrix(name, shape) else 8
 
     def is_matrix(self, name: str, shape: Sequence[int]) -> bool:
         """Whether the tensor `name` is merged by its singular vectors: two or more dimensions, none of the patterns."""
@@ -132,10 +139,17 @@ def leading_components(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tens
 def nearest_orthonormal(vectors: Tensor) -> Tensor:
     """The polar factor U Vᵀ of X = U Σ Vᵀ: of all matrices with orthonormal columns the nearest to X (Procrustes).
 
+    As X (XᵀX)^(−1/2), a quarter of the time of a decomposition of X, unless columns all but depend on each other.
+
     Args:
-        vectors: X [n, k]; with k > n the rows of the result are orthonormal instead.
+        vectors: X [n, k] float64; with k > n the rows of the result are orthonormal instead.
     """
     import torch
 
+    if vectors.shape[1] > vectors.shape[0]:
+        return nearest_orthonormal(vectors.mT).mT
+    eigenvalues, basis = torch.linalg.eigh(vectors.mT @ vectors)
+    if eigenvalues[0] > DEPENDENT * eigenvalues[-1]:
+        return vectors @ ((basis / eigenvalues.sqrt()) @ basis.mT)
     left, _, right = torch.linalg.svd(vectors, full_matrices=False)
     return left @ right

@@ -84,3 +84,16 @@ def test_layer_kinds_and_fallback_chain(wanted: MergeRequest) -> None:
     assert parts["bert.embeddings.word_embeddings.weight"].rule == "init"
     assert parts["bert.embeddings.word_embeddings.weight"].settings == AverageSettings()
     assert "kind embedding" in plan.fallbacks["bert.embeddings.word_embeddings.weight"]
+
+
+def test_decompositions_are_counted_where_they_are_made(bert: Family, tmp_path: Path) -> None:
+    """The largest matrix times its copies; embeddings are averaged, and take fewer."""
+    from mats.methods import TsvMSettings
+
+    sizes = {name: tensor.numel() for name, tensor in bert.base_state.items()}
+    matrices = {name for name, tensor in bert.base_state.items() if TsvMSettings().is_matrix(name, tensor.shape)}
+    request = MergeRequest(bert.inputs(), TsvMSettings(), tmp_path / "out", base=str(bert.base))
+    largest = max(size for name, size in sizes.items() if name in matrices)
+    assert plan_merge(request).peak_bytes == 4 * max(30 * largest, 8 * max(sizes.values()))
+    plain = plan_merge(replace(request, method=AverageSettings()))
+    assert plain.peak_bytes == 4 * 5 * max(sizes.values())

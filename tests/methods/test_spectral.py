@@ -158,10 +158,16 @@ def test_leading_components_are_the_singular_value_decomposition(rows, columns, 
     np.testing.assert_allclose((left * values) @ right.mT, (u[:, :count] * s[:count]) @ vt[:count], atol=1e-6)
 
 
-def test_the_nearest_orthonormal_matrix_is_orthonormal_and_nearest():
+@pytest.mark.parametrize("dependence", [1.0, 1e-3, 1e-6, 0.0])
+def test_the_nearest_orthonormal_matrix_is_orthonormal_and_nearest(dependence):
+    """Also where two columns are nearly one, or one exactly."""
     matrix = torch.from_numpy(tensors(1, (7, 4))[0])
+    matrix[:, 3] = matrix[:, 2] + dependence * matrix[:, 3]
     nearest = nearest_orthonormal(matrix)
-    torch.testing.assert_close(nearest.mT @ nearest, torch.eye(4, dtype=torch.float64))
+    torch.testing.assert_close(nearest.mT @ nearest, torch.eye(4, dtype=torch.float64), atol=1e-6, rtol=0)
+    u, _, vt = np.linalg.svd(matrix.numpy(), full_matrices=False)
+    assert dependence == 0 or np.abs(nearest.numpy() - u @ vt).max() < 1e-6
+    torch.testing.assert_close(nearest_orthonormal(matrix.mT), nearest.mT)
     for seed in range(20):
         other = torch.linalg.qr(nearest + 0.1 * torch.from_numpy(tensors(1, (7, 4), seed=seed)[0]))[0]
         assert torch.dist(matrix, nearest) < torch.dist(matrix, other)
