@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mats.solvers import Solution
     from mats.solving import solve
     from mats.store import MetadataStore, open_store
+    from mats.training import TrainingRequest, TrainingSettings, fine_tune, fine_tune_jointly
 
 _HOMES = {
     "Checkpoint": "mats.checkpoints",
@@ -39,9 +40,13 @@ _HOMES = {
     "Recipe": "mats.recipes",
     "Rule": "mats.engine.request",
     "Solution": "mats.solvers",
+    "TrainingRequest": "mats.training",
+    "TrainingSettings": "mats.training",
     "collect": "mats.curvature",
     "collection_request": "mats.recipes.requests",
     "evaluate": "mats.evaluation",
+    "fine_tune": "mats.training",
+    "fine_tune_jointly": "mats.training",
     "load_recipe": "mats.recipes",
     "load_spec": "mats.data",
     "merge": "mats.engine.merging",
@@ -68,10 +73,14 @@ __all__ = [
     "Recipe",
     "Rule",
     "Solution",
+    "TrainingRequest",
+    "TrainingSettings",
     "__version__",
     "collect",
     "collection_request",
     "evaluate",
+    "fine_tune",
+    "fine_tune_jointly",
     "load_recipe",
     "load_spec",
     "merge",

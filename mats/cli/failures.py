@@ -21,7 +21,7 @@ UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """click's own class, found through typer, which carries click inside itself since 0.20 and beside itself before."""
 ClickException: type[Exception] = UsageError.__bases__[0]
 
-RESUMABLE = ("merge", "save-metadata", "sweep", "generate", "harness")
+RESUMABLE = ("train", "save-metadata", "merge", "sweep", "generate", "harness")
 """Commands that keep what they have done when they are stopped."""
 
 
@@ -46,7 +46,8 @@ def describe(error: BaseException, arguments: Sequence[str]) -> Failure:
     if isinstance(error, ClickException):
         return Failure(WRONG_REQUEST, (_usage(error),), "UsageError")
     if _is_out_of_memory(error):
-        advice = "lower --memory-budget or curvature.batch_size, or choose a device with more memory"
+        setting = "train.micro_batch_size" if arguments[:1] == ["train"] else "--memory-budget or curvature.batch_size"
+        advice = f"lower {setting}, or choose a device with more memory"
         return Failure(FAILED, (f"out of memory ({_first_line(error)}); {advice}",), "OutOfMemory")
     if isinstance(error, OSError) and error.errno is not None:
         return _describe_os_error(error)

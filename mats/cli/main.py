@@ -28,6 +28,7 @@ from mats.cli import (
     save_metadata,
     sweep,
     toxicity,
+    train,
 )
 
 EPILOG = (
@@ -77,6 +78,7 @@ def about(
 
 
 for _command in (
+    train,
     save_metadata,
     merge,
     predict,

@@ -6,9 +6,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
-from mats.data import Batch, DatasetSpec, Example, Processor, load_examples, make_batches
+from mats.data import Batch, DatasetSpec, Example, Processor, load_examples, load_processor, make_batches
+from mats.training.continuations import continuation_examples
 from mats.training.request import TrainingRequest
 from mats.training.settings import TrainingSettings
 
@@ -48,7 +50,7 @@ def read_data(request: TrainingRequest) -> TrainingData:
     items: list[Item] = []
     validation: list[tuple[Example, ...]] = []
     for position, spec in enumerate(request.datasets):
-        examples = _training_examples(spec, settings)
+        examples = _training_examples(spec, settings, request.base)
         # The right answer is what is learnt; to tokenise the wrong ones would only take time.
         items += [(position, replace(example, choices=())) for example in examples]
         if settings.validation is not None:
@@ -56,14 +58,22 @@ def read_data(request: TrainingRequest) -> TrainingData:
     return TrainingData(tuple(items), tuple(validation))
 
 
-def _training_examples(spec: DatasetSpec, settings: TrainingSettings) -> list[Example]:
+def _training_examples(spec: DatasetSpec, settings: TrainingSettings, base: str | Path) -> list[Example]:
     """A dataset's training examples, shown by the templates asked for, at most as many as the cap allows."""
     if settings.templates is not None:
         if isinstance(settings.templates, int):
             spec = spec.with_template(settings.templates)
         else:
             spec = spec.model_copy(update={"template_rule": settings.templates})
-    examples = load_examples(spec, settings.split, limit=settings.examples)
+    if settings.continuation is not None:
+        texts = load_examples(
+            spec.model_copy(update={"task": "language_modeling"}), settings.split, limit=settings.examples
+        )
+        processor = load_processor(base, spec)
+        assert processor is not None  # only images have none
+        examples = continuation_examples(texts, processor, settings.continuation, spec.name)
+    else:
+        examples = load_examples(spec, settings.split, limit=settings.examples)
     if settings.cap is None or len(examples) <= settings.cap:
         return examples
     return capped(examples, settings.cap, len(spec.known_templates) if spec.template_rule == "all" else 1)

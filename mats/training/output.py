@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from mats import __version__
 from mats.checkpoints import copy_companions, open_checkpoint
 from mats.checkpoints.adapters import reference_of
 from mats.errors import OutputExists, RequestError
@@ -154,6 +154,6 @@ def write_report(
         "seconds": round(seconds, 3),
         "processes": process_count(),
         "device": plan.device,
-        "versions": {"mats": __version__, "transformers": transformers.__version__},
+        "versions": {"mats": version("mats"), "transformers": transformers.__version__},
     }
     write_json_atomically(folder / REPORT, json.loads(json.dumps(report)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from mats.data import Example
 from mats.engine.collection_request import example_digest, shown_settings
 from mats.engine.devices import resolve_device
 from mats.errors import RequestError
+from mats.training.continuations import continuation_spec
 from mats.training.examples import TrainingData, read_data
 from mats.training.order import Shape
 from mats.training.processes import process_count
@@ -63,6 +64,9 @@ def plan_training(request: TrainingRequest) -> TrainingPlan:
     request.check_heads()
     device = _device(request.device)
     settings = request.settings
+    if settings.continuation is not None:
+        shown = tuple(continuation_spec(spec, settings.continuation) for spec in request.datasets)
+        request = replace(request, datasets=shown)
     micro, accumulation = divide_batch(settings, process_count())
     data = read_data(request)
     per_pass = len(data.items) / settings.batch_size

@@ -70,7 +70,8 @@ class TrainingRequest:
             return
         first = self.datasets[0]
         for spec in self.datasets[1:]:
-            if (spec.task, spec.num_labels) != (first.task, first.num_labels):
+            same_labels = spec.num_labels == first.num_labels or spec.task in ("text_to_text", "language_modeling")
+            if spec.task != first.task or not same_labels:
                 raise RequestError(
                     f"datasets: {first.name} is {first.task} with {first.num_labels} labels, {spec.name} is {spec.task}"
                     f" with {spec.num_labels}; one head cannot serve both, one per dataset would be right"

@@ -29,6 +29,12 @@ class TrainingSettings(Strict):
     cap: int | None = Field(
         default=None, ge=1, description="Most examples of one dataset in a mixture, drawn evenly from its templates."
     )
+    continuation: int | None = Field(
+        default=None,
+        ge=1,
+        description="For an encoder–decoder on a language_modeling dataset: learn to write the next so many tokens of "
+        "a text from the so many before.",
+    )
     validation: str | None = Field(
         default="validation", min_length=1, description="Split that is scored during training; null: none."
     )
@@ -80,6 +86,8 @@ class TrainingSettings(Strict):
             raise ValueError("epochs and updates are both given; one of them would be right")
         if self.patience is not None and self.validation is None:
             raise ValueError("patience needs a validation split; name one, or leave patience out")
+        if self.continuation is not None and self.validation is not None:
+            raise ValueError("continuation has nothing to score; validation: null would be right")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas {list(self.betas)}: two numbers from 0 to below 1 would be right")
         return self

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
+from mats.checkpoints.partial import flush_tree
 from mats.errors import NonFiniteStatistic
 from mats.progress import Progress
 from mats.training.building import Built
@@ -177,6 +178,7 @@ class LearnerTrainer(Trainer):  # type: ignore[misc] # transformers has no types
             home = Path(self.args.output_dir)
             folder = checkpoint_folder(home, self.state.global_step)
             progress = {"seconds": self.seconds, "history": [asdict(evaluation) for evaluation in self.history]}
+            flush_tree(folder)
             mark_complete(folder, progress)
             prune(home, kept_weights(self.history, self.settings))
         wait_for_all()

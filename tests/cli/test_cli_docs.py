@@ -16,6 +16,7 @@ from mats.cli.main import app
 DOCS = Path(__file__).parents[2] / "docs"
 HELP = [
     "",
+    "train",
     "save-metadata",
     "merge",
     "predict",
@@ -34,7 +35,7 @@ HELP = [
 def shown_in_pages() -> list[str]:
     """Lines of shell blocks that start with `mats`, comments taken off."""
     found = []
-    for page in ("commands.md", "evaluation.md", "recipes.md"):
+    for page in ("commands.md", "evaluation.md", "recipes.md", "training.md"):
         for block in re.findall(r"```sh\n(.*?)```", (DOCS / page).read_text(), re.DOTALL):
             found += [line.split("  #")[0].strip() for line in block.splitlines() if line.startswith("mats ")]
     return found

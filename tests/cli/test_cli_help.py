@@ -13,6 +13,7 @@ from mats.cli.main import app
 GOLDEN = Path(__file__).parent / "golden"
 COMMANDS = [
     "",
+    "train",
     "save-metadata",
     "merge",
     "predict",

@@ -18,6 +18,7 @@ from mats.data import load_examples, load_processor, make_batches
 from mats.errors import InputsMismatch, NonFiniteStatistic, OutputExists, RequestError
 from mats.evaluation import evaluate
 from mats.training import fine_tune, kept_checkpoint, read_report
+from mats.training.checkpoints import mark_complete
 
 Bases = Callable[[str], TinyBase]
 
@@ -98,6 +99,27 @@ def test_an_interrupted_run_ends_with_the_same_weights(tiny_base: Bases, tmp_pat
     assert distance(weights(whole), weights(resumed)) == 0.0
     first, second = read_report(whole), read_report(resumed)
     assert [e["score"] for e in first["evaluations"]] == [e["score"] for e in second["evaluations"]]
+
+
+def test_a_checkpoint_cut_short_is_not_used(tiny_base: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What says that a checkpoint is complete is written last; without it the one before is taken."""
+    base = tiny_base("bert")
+    request = base.request(tmp_path / "out", evaluate_every=2, keep="all")
+    whole = fine_tune(replace(request, output=tmp_path / "whole"))
+
+    def killed(folder: Path, progress: dict[str, object]) -> None:
+        if folder.name == "checkpoint-4":
+            (folder / "weights.safetensors").write_bytes(b"half")
+            raise KeyboardInterrupt
+        mark_complete(folder, progress)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mats.training.trainer.mark_complete", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fine_tune(request)
+    progress = Recorder()
+    assert distance(weights(whole), weights(fine_tune(request, progress))) == 0.0
+    assert len(progress.notes) == 2  # after updates 4 and 6
 
 
 def changed_config(base: Path, folder: Path, **values: float) -> Path:
