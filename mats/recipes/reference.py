@@ -34,7 +34,7 @@ METHODS = ("average", "task_arithmetic", "ties", "tsv_m", "iso_c", "fisher", "re
 
 def tables() -> str:
     """All tables in Markdown: the sections, then each method's settings, then the solver's."""
-    parts = [_table(title, model) for title, model in SECTIONS]
+    parts = [table(title, model) for title, model in SECTIONS]
     for name in METHODS:
         settings = registered_settings()[name]
         own = _own_rows(settings) if issubclass(settings, QuadraticSettings) else list(_rows(settings))
@@ -55,7 +55,8 @@ def _own_rows(settings: type[QuadraticSettings]) -> list[str]:
     return [row for row in _rows(settings) if row not in shared]
 
 
-def _table(title: str, model: type[BaseModel]) -> str:
+def table(title: str, model: type[BaseModel]) -> str:
+    """One section of a schema in Markdown."""
     return _section(title, list(_rows(model)))
 
 

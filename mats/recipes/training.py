@@ -36,7 +36,7 @@ class TrainingRun(Section):
         default=None, min_length=1, description="Folder of the result. Default: the run's name below the recipe's."
     )
     train: TrainingSettings = Field(
-        default_factory=TrainingSettings, description="Settings that differ from the recipe's `train`."
+        default=TrainingSettings(), description="Settings that differ from the recipe's `train`."
     )
 
     @field_validator("data", mode="before")
@@ -60,7 +60,7 @@ class TrainingRecipe(Section):
 
     base: str = Field(min_length=1, description="Model to start from: folder or hub id.")
     train: TrainingSettings = Field(
-        default_factory=TrainingSettings, description="How every run trains, unless it says otherwise."
+        default=TrainingSettings(), description="How every run trains, unless it says otherwise."
     )
     runs: TrainingRuns = Field(description="Run name → dataset file(s), and what is special about the run.")
     output: str = Field(default="exp_out/train", min_length=1, description="Folder that each run's folder is put into.")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from mats.errors import RecipeError, RequestError
 from mats.recipes.training import load_training_recipe, settings_of
+from mats.recipes.training_reference import training_tables
 from mats.recipes.training_requests import check_data, training_requests
 
 ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "training.md").read_text()
 SHIPPED = sorted((ROOT / "configs" / "training").rglob("*.yaml"))
 
 
@@ -140,3 +143,19 @@ def test_a_mixture_file_stands_for_its_datasets_and_its_cap(monkeypatch: pytest.
     (request,) = training_requests(load_training_recipe("configs/training/mats_multitask.yaml"), ["p3_eight_qa"])
     assert len(request.datasets) == 8
     assert request.settings.cap == 500_000
+
+
+def test_the_page_ends_with_the_tables_of_the_schema() -> None:
+    message = "python -m mats.recipes.training_reference prints the tables anew"
+    assert PAGE.rstrip().endswith(training_tables().rstrip()), message
+
+
+def test_the_example_of_the_page_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(block)
+    rte, mrpc, both = training_requests(load_training_recipe(path))
+    assert (rte.settings.learning_rate, mrpc.settings.learning_rate) == (5e-5, 5e-5)
+    assert [spec.name for spec in both.datasets] == ["glue_rte", "glue_mrpc"]
+    assert both.heads == "per_dataset"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy.stats import pearsonr
 from torch.nn.functional import cross_entropy
 from training_cases import Recorder, TinyBase, changed, distance, weights
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -258,3 +259,25 @@ def test_bad_requests_are_refused_before_a_model_is_loaded(
     monkeypatch.setattr("mats.training.fine_tuning.build", lambda _: pytest.fail("a model was loaded"))
     with pytest.raises(RequestError, match=message):
         fine_tune(tiny_base("bert").request(tmp_path / "out", **settings))
+
+
+def test_numbers_are_learnt_by_least_squares(tiny_base: Bases, tmp_path: Path) -> None:
+    """text_regression: one output, drawn anew; the report's correlation is SciPy's of the model's own outputs."""
+    base = tiny_base("bert")
+    spec = changed(base.spec(), task="text_regression", labels=None, metrics=("pearson",))
+    settings = {"updates": 60, "batch_size": 24, "evaluate_every": 30}
+    folder = fine_tune(replace(base.request(tmp_path / "out", **settings), datasets=(spec,)))
+    config = json.loads((folder / "config.json").read_text())
+    assert config["problem_type"] == "regression"
+    assert weights(folder)["classifier.weight"].shape == (1, 32)
+    model = load_model(folder, spec.task)
+    examples = load_examples(spec, "validation")
+    (batch,) = make_batches(examples, spec, load_processor(folder, spec), len(examples))
+    with torch.no_grad():
+        told = model(**batch.inputs).logits[:, 0]
+    correlation = pearsonr(told.numpy(), batch.labels.numpy()).statistic
+    assert correlation > 0.9
+    report = read_report(folder)
+    assert report["chosen"]["score"] == pytest.approx(correlation, abs=1e-5)
+    losses = [entry["training_loss"] for entry in report["evaluations"]]
+    assert losses[1] < 0.05 < losses[0]  # of squares of differences between 0 and 1
