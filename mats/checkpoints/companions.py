@@ -85,7 +85,7 @@ def copy_companions(
         except OSError as error:
             raise explain_os_error(error, folder / name) from error
     if adapter:
-        write_json_atomically(folder / "adapter_config.json", _adapter_config(source, base))
+        write_json_atomically(folder / "adapter_config.json", adapter_configuration(source, base))
         names = sorted({*names, "adapter_config.json"})
     return names
 
@@ -95,7 +95,8 @@ def has_tokenizer(folder: Path) -> bool:
     return any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES)
 
 
-def _adapter_config(source: Checkpoint, base: Checkpoint | None) -> dict[str, Any]:
+def adapter_configuration(source: Checkpoint, base: Checkpoint | None) -> dict[str, Any]:
+    """The `adapter_config.json` of an adapter as an output has it: ready for use, with the base named."""
     on_disk = source.path.is_dir() or source.path.name in ADAPTER_FILES
     config = {
         **(source.config if on_disk and source.config else ia3_config(source.tensors, base)),

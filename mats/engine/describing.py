@@ -14,7 +14,7 @@ from mats.engine.heads import head_lines
 from mats.engine.inputs import MergeInputs
 from mats.engine.memory import peak_memory
 from mats.engine.plan import MergePlan
-from mats.engine.request import MergeRequest
+from mats.engine.request import MergeRequest, ModelInput
 from mats.reporting.report import SCHEMA_VERSION
 
 GIGABYTE = 1e9
@@ -88,11 +88,18 @@ def _model_entry(inputs: MergeInputs, index: int, fingerprints: Mapping[str, str
         "name": model.name,
         "path": model.path,
         "weight": model.weight,
-        "fingerprint": fingerprints.get(model.name),
+        "fingerprint": fingerprints.get(model.name) if model.measured_on is None else None,
         "metadata": str(model.metadata) if used else None,
-        **({"measured_on": model.measured_on} if used and model.measured_on is not None else {}),
+        **_measured_entry(model, fingerprints.get(model.name)),
         "examples": inputs.store(index).examples if used else None,
     }
+
+
+def _measured_entry(model: ModelInput, fingerprint: str | None) -> dict[str, Any]:
+    """The other weights that a model's metadata were measured on, where they were read."""
+    if model.measured_on is None or fingerprint is None:
+        return {}
+    return {"measured_on": model.measured_on, "measured_fingerprint": fingerprint}
 
 
 def recipe_of(request: MergeRequest) -> dict[str, Any]:

@@ -51,10 +51,11 @@ def separate(
         kind: of the models: "model" or "ia3".
 
     Raises:
-        RequestError: a head is asked of a base that is not given, or of adapters' base.
+        RequestError: a pattern that matches nothing; a head asked of a base that is not given, or of adapters' base.
         InputsMismatch: a model has no head, shares a tensor between head and body, or has no body in common.
         ShapeMismatch: heads to be averaged differ.
     """
+    _check_patterns([*models, *([base] if base is not None else [])], choice)
     owner, owner_name = _owner(names, models, base, choice, kind)
     if kind == "ia3":
         bodies = [part_of(model, [name for name in model.tensors if is_adapter_vector(name)]) for model in models]
@@ -73,6 +74,12 @@ def separate(
     if choice.source == "average":
         _check_alike(names, heads)
     return Separated(tuple(bodies), base_body, heads, owner, owner_name, head)
+
+
+def _check_patterns(checkpoints: Sequence[Checkpoint], choice: Heads) -> None:
+    for pattern in choice.parameters:
+        if not any(is_head(name, [pattern]) for checkpoint in checkpoints for name in checkpoint.tensors):
+            raise RequestError(f"heads.parameters: {pattern!r} is the name of no tensor, in any model or the base")
 
 
 def _owner(

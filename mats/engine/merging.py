@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from mats.checkpoints import CheckpointWriter, copy_companions
-from mats.checkpoints.companions import has_tokenizer
+from mats.checkpoints.companions import adapter_configuration, has_tokenizer
 from mats.checkpoints.heads import configuration_of, write_heads
 from mats.engine.auto_scale import AutoScales, scales_for
 from mats.engine.belonging import check_fingerprints
@@ -161,5 +161,6 @@ def _write_configuration(inputs: MergeInputs, folder: Path) -> None:
     if choice.kept:
         names = [model.name for model in inputs.request.models]
         heads = dict(zip(names, separated.heads, strict=True))
-        configs = {name: configuration_of(head, inputs.given_base) for name, head in heads.items()}
+        configure = configuration_of if inputs.kind == "model" else adapter_configuration
+        configs = {name: configure(head, inputs.given_base) for name, head in heads.items()}
         write_heads(folder, heads, configs, separated.owner_name)

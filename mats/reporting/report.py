@@ -28,6 +28,7 @@ class ModelEntry(TypedDict):
     metadata: NotRequired[str | None]  # the store used, None: data-free
     examples: NotRequired[int | None]  # how many examples the store was measured on
     measured_on: NotRequired[str]  # the checkpoint measured, where that is not the model itself
+    measured_fingerprint: NotRequired[str]  # its content
 
 
 class ParameterCounts(TypedDict):

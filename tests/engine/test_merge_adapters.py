@@ -10,7 +10,7 @@ import torch
 from engine_families import RawStore, make_model, save, write_raw
 
 from mats.checkpoints import load_model, open_checkpoint
-from mats.engine import MergeRequest, ModelInput, merge, plan_merge
+from mats.engine import Heads, MergeRequest, ModelInput, merge, plan_merge
 from mats.errors import FingerprintMismatch, RequestError
 from mats.methods import MatsSettings, SolverChoice, TaskArithmeticSettings
 from mats.methods.published import published_settings
@@ -61,7 +61,7 @@ def test_block_fisher_of_adapters(tmp_path: Path) -> None:
         ModelInput(f"task{i}", str(a), 1.0 + i, s) for i, (a, s) in enumerate(zip(adapters, stores, strict=True))
     )
     settings = MatsSettings(
-        init=TaskArithmeticSettings(scale=0.2), solver=SolverChoice(precision="float64"), anchor=0.05
+        init=TaskArithmeticSettings(scale=0.2), solver=SolverChoice(precision="float64"), anchor=0.05, damping=0.0
     )
     request = MergeRequest(models, settings, tmp_path / "out", base=str(tmp_path / "base"), device="cpu")
     report = merge(request).report
@@ -160,3 +160,44 @@ def test_lora_is_refused_with_a_way_out(tmp_path: Path) -> None:
     request = MergeRequest((ModelInput("a", str(tmp_path / "lora")),), TaskArithmeticSettings(), tmp_path / "out")
     with pytest.raises(RequestError, match="merge_and_unload"):
         plan_merge(request)
+
+
+def test_adapters_merge_their_vectors_and_keep_the_heads_saved_with_them(tmp_path: Path) -> None:
+    from headed_models import with_classes
+    from peft import IA3Config, get_peft_model
+
+    make_model("bert", 0).bert.save_pretrained(tmp_path / "base")
+    models = []
+    for number, classes in enumerate((2, 5)):
+        torch.manual_seed(number)
+        whole = with_classes(make_model("bert", 0), classes, number)
+        config = IA3Config(
+            task_type="SEQ_CLS",
+            target_modules=["key", "value"],
+            feedforward_modules=[],
+            modules_to_save=["classifier"],
+            base_model_name_or_path=str(tmp_path / "base"),
+        )
+        adapter = get_peft_model(whole, config)
+        for name, parameter in adapter.named_parameters():
+            if "ia3" in name:
+                parameter.data += 0.2 * torch.randn_like(parameter)
+        adapter.save_pretrained(tmp_path / f"adapter{number}")
+        models.append(ModelInput(f"task{number}", str(tmp_path / f"adapter{number}")))
+    request = MergeRequest(
+        tuple(models), TaskArithmeticSettings(scale=0.5), tmp_path / "out", base=str(tmp_path / "base"), heads=Heads()
+    )
+    report = merge(request).report
+    assert report["heads"]["models"]["task1"] == [f"base_model.model.classifier.{part}" for part in ("bias", "weight")]
+    checkpoints = [open_checkpoint(model.path) for model in models]
+    for number, classes in enumerate((2, 5)):
+        with open_checkpoint(tmp_path / "out", head=f"task{number}") as merged:
+            for name in merged.tensors:
+                if name.endswith("ia3_l"):
+                    expected = 1 + 0.5 * sum(checkpoint.read(name) - 1 for checkpoint in checkpoints)
+                else:
+                    expected = checkpoints[number].read(name)
+                torch.testing.assert_close(merged.read(name), expected)
+        loaded = load_model(tmp_path / "out", "text_classification", head=f"task{number}")
+        logits = loaded(input_ids=torch.arange(2, 14).reshape(2, 6)).logits
+        assert logits.shape == (2, classes)

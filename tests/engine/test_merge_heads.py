@@ -220,8 +220,8 @@ def test_without_a_base_the_average_of_bodies(headed: Headed, tmp_path: Path) ->
 
 
 def test_unlike_heads_without_a_word_are_told_what_to_write(headed: Headed, tmp_path: Path) -> None:
-    line = r"model two: its head has another shape than that of base \(classifier.*\): .*`heads: auto` in the recipe"
-    with pytest.raises(ShapeMismatch, match=line.replace(r"\): ", ".*")):
+    line = r"model two: its head has another shape than that of base \(classifier.*\); `heads: auto` in the recipe"
+    with pytest.raises(ShapeMismatch, match=line):
         merge(replace(request(headed, tmp_path / "out"), heads=None))
     assert not (tmp_path / "out").exists()
 
@@ -237,19 +237,15 @@ def test_a_base_without_heads_is_pointed_out(bare: Headed, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("heads", "error", "message"),
     [
-        (Heads(source="average"), ShapeMismatch, r"heads.from: average: classifier.* in \w+ and .*own\}` keeps each"),
-        (
-            Heads(parameters=("surely*",)),
-            InputsMismatch,
-            r"model two: no head: none of its 41 tensors is one of surely",
-        ),
-        (Heads(parameters=("*",)), InputsMismatch, "no body to merge: outside \\* they have no tensor in common"),
+        (Heads(source="average"), ShapeMismatch, r"heads.from: average: classifier.* in \w+ and .*own\} keeps each"),
+        (Heads(parameters=("surely*",)), RequestError, r"heads.parameters: 'surely\*' is the name of no tensor"),
+        (Heads(parameters=("*",)), InputsMismatch, r"no body to merge: outside \* they have no tensor in common"),
     ],
 )
 def test_heads_that_cannot_be_kept_apart(
     headed: Headed, tmp_path: Path, heads: Heads, error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=message.replace("}`", "}.*")):
+    with pytest.raises(error, match=message):
         plan_merge(request(headed, tmp_path / "out", heads))
 
 
@@ -260,6 +256,9 @@ def test_requests_for_heads_that_are_not_there(bare: Headed, tmp_path: Path) -> 
         plan_merge(request(bare, tmp_path / "out", Heads(source="base"), base=None, method=AverageSettings()))
     with pytest.raises(InputsMismatch, match="model base: no head"):
         plan_merge(request(bare, tmp_path / "out", Heads(source="base")))
+    bodies = (*bare.inputs()[:1], _input(bare.base))
+    with pytest.raises(InputsMismatch, match="model base: no head: none of its 39 tensors is one of classifier, score"):
+        plan_merge(request(bare, tmp_path / "out", models=bodies))
 
 
 def test_a_head_tied_to_the_body_is_refused(headed: Headed, tmp_path: Path) -> None:
