@@ -2,8 +2,10 @@
 
 from mats.engine.collection import save_metadata
 from mats.engine.collection_request import CollectionRequest
+from mats.engine.cross_validation import StrengthCurve, cross_validate
 from mats.engine.merging import MergeResult, merge
 from mats.engine.plan import Group, MergePlan, Streamed, System, plan_merge
+from mats.engine.prediction import Prediction, predict
 from mats.engine.request import Heads, MergeRequest, ModelInput, Rule
 
 __all__ = [
@@ -14,10 +16,14 @@ __all__ = [
     "MergeRequest",
     "MergeResult",
     "ModelInput",
+    "Prediction",
     "Rule",
     "Streamed",
+    "StrengthCurve",
     "System",
+    "cross_validate",
     "merge",
     "plan_merge",
+    "predict",
     "save_metadata",
 ]

@@ -68,7 +68,7 @@ class Prediction:
         weights: task → λ_i.
         candidates: in the order asked for.
         covered: numbers (scalar parameters) that have curvature in every store and are in every candidate.
-        total: floating-point numbers of the model.
+        total: floating-point numbers of the model, without heads where these are kept out of merges.
         uncovered: parameter → why it has no part in the prediction.
         losses: how an example's loss was taken, by task: "mean" over its target tokens or their "sum".
     """
@@ -210,7 +210,8 @@ def _prediction(
     layers: Mapping[str, Mapping[str, Mapping[str, float]]],
 ) -> Prediction:
     covered = {name for group in groups for name in group.names}
-    sizes = {info.name: info.numel for info in inputs.leading if is_mergeable(info.dtype)}
+    bodies = (info for info in inputs.leading if is_mergeable(info.dtype) and info.name not in inputs.head)
+    sizes = {info.name: info.numel for info in bodies}
     return Prediction(
         quantity=quantity,
         weights={model.name: model.weight for model in inputs.request.models},

@@ -174,3 +174,12 @@ def test_better_merges_are_predicted_to_be_better(bert: Family, tmp_path: Path, 
     means = {candidate.name: candidate.mean(found.weights) for candidate in found.candidates}
     assert means["mats"] == min(means.values())
     assert means["sane"] < means["wild"] / 5
+
+
+def test_heads_that_are_kept_apart_have_no_part(bert: Family) -> None:
+    from mats.engine import Heads
+
+    whole, bodies = predict(request(bert), {}), predict(request(bert, heads=Heads()), {})
+    assert not [name for name in bodies.candidates[0].layers if name.startswith("classifier")]
+    assert "classifier.weight" not in bodies.uncovered
+    assert (bodies.total, bodies.covered) == (whole.total - 3 * 17, whole.covered - 3 * 17)

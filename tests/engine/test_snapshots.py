@@ -137,3 +137,14 @@ def test_snapshots_that_cannot_be_are_refused(solver: dict[str, object], message
 def test_snapshots_and_a_radius_exclude_each_other() -> None:
     with pytest.raises(ValidationError, match="a radius takes several"):
         MatsSettings(radius=1.0, solver=SolverChoice(name="cg", snapshots=(3,)))
+
+
+def test_kept_heads_are_in_every_snapshot(bert: Family, tmp_path: Path) -> None:
+    from mats.engine import Heads
+
+    path = merge(request(bert, tmp_path / "out", settings(snapshots=(3,)), heads=Heads())).path
+    kept = sorted(file.relative_to(path / "heads") for file in (path / "heads").rglob("*"))
+    assert kept
+    inner = path / "snapshots" / "3"
+    assert sorted(file.relative_to(inner / "heads") for file in (inner / "heads").rglob("*")) == kept
+    assert torch.equal(weights(inner)["classifier.weight"], bert.states[0]["classifier.weight"])
