@@ -24,7 +24,9 @@ ModelOption = Annotated[
 ]
 DataOption = Annotated[
     list[str] | None,
-    typer.Option("--data", metavar="YAML", help="Dataset file for --model; may be repeated.", show_default=False),
+    typer.Option(
+        "--data", metavar="YAML", help="Dataset or mixture file for --model; may be repeated.", show_default=False
+    ),
 ]
 
 

@@ -23,7 +23,10 @@ def scoring_kind(spec: DatasetSpec) -> Kind:
     """
     kinds = {metric: _kind_of(metric, spec) for metric in spec.metrics}
     if not kinds:
-        raise RequestError(f"dataset {spec.name}: metrics is empty, nothing would be scored; one metric would be right")
+        raise RequestError(
+            f"dataset {spec.name}: metrics is empty, nothing would be scored; a metric, or mats generate to write the"
+            " model's answers, would be right"
+        )
     first = next(iter(kinds))
     for metric, kind in kinds.items():
         if kind != kinds[first]:

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mats.data import DatasetSpec, load_spec
+from mats.data import DatasetSpec, load_mixture, load_spec
 from mats.errors import RequestError
 from mats.files import write_json_atomically
 from mats.progress import Progress, Silent
 from mats.recipes.requests import dataset_of
 from mats.recipes.schema import Recipe
 from mats.recipes.sections import EvaluateSection
+from mats.yaml_reader import read_yaml
 
 if TYPE_CHECKING:
     from mats.evaluation import EvaluationSettings
@@ -83,7 +84,7 @@ def path_scorings(paths: Sequence[str], data: Sequence[str], head: str | None = 
 
     Args:
         paths: The checkpoints.
-        data: The dataset files.
+        data: The dataset files; a mixture file stands for those that it lists.
         head: Model whose kept head is put on them all; None: the heads that they have.
 
     Raises:
@@ -91,7 +92,7 @@ def path_scorings(paths: Sequence[str], data: Sequence[str], head: str | None = 
     """
     if not paths or not data:
         raise RequestError("give a RECIPE, or --model with --data")
-    specs = tuple(load_spec(path) for path in data)
+    specs = tuple(spec for path in data for spec in _datasets_in(path))
     names = _distinct_names(paths)
     to_first = {spec.name: names[0] for spec in specs}
     heads = {spec.name: head for spec in specs} if head is not None else {}
@@ -99,6 +100,13 @@ def path_scorings(paths: Sequence[str], data: Sequence[str], head: str | None = 
         Scoring(name, path, specs, heads, to_first if name != names[0] else {})
         for name, path in zip(names, paths, strict=True)
     ]
+
+
+def _datasets_in(path: str) -> tuple[DatasetSpec, ...]:
+    """The dataset of a file, or the datasets of a mixture file."""
+    if "datasets" in read_yaml(Path(path)).data:
+        return load_mixture(path).datasets
+    return (load_spec(path),)
 
 
 def _distinct_names(paths: Sequence[str]) -> list[str]:

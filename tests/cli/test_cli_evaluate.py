@@ -102,6 +102,13 @@ def test_models_by_path_are_compared_with_the_first(scored: Path, run_mats: Run)
     assert value["models"][1]["differences"]["data-one"]["to"] == "one"
 
 
+def test_a_mixture_stands_for_its_datasets(scored: Path, run_mats: Run) -> None:
+    (scored / "both.yaml").write_text("name: both\ndatasets: [one.yaml, two.yaml]\n")
+    arguments = ("--model", "out", "--device", "cpu", "--json")
+    mixed = run_mats("evaluate", *arguments, "--data", "both.yaml").value
+    assert mixed == run_mats("evaluate", *arguments, "--data", "one.yaml", "--data", "two.yaml").value
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
