@@ -62,7 +62,7 @@ def sweep(
     \b
     Examples:
       mats sweep configs/ablations/digits_anchor.yaml --dry-run
-      mats sweep configs/ablations/digits_anchor.yaml merge.init=average --shard 1/4
+      mats sweep configs/ablations/digits_anchor.yaml evaluate.examples=100 --shard 1/4
     """
     from mats.cli.printing import print_json, print_lines
     from mats.cli.progress_display import progress_display

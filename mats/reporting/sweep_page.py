@@ -40,16 +40,13 @@ def _header(results: SweepResults) -> str:
 
 def _tiles(results: SweepResults) -> str:
     tiles = [(f"{len(results.done)} of {len(results.points)}", "points done")]
-    best = [score for point in results.chosen if (score := results.score(point)) is not None]
     name = results.metric.replace("_", " ")
-    if best:
-        tiles.append((percent(max(best)), f"{name} on {results.split}, selected"))
-    if results.report_split is not None:
-        scores = [results.score(point, results.report_split) for point in results.chosen]
-        known = [score for score in scores if score is not None]
-        if known and len(known) == len(best):
-            index = best.index(max(best))
-            tiles.append((percent(known[index]), f"{name} on {results.report_split}, the same point"))
+    if len(results.chosen) == 1:
+        (point,) = results.chosen
+        tiles.append((percent(results.score(point)), f"{name} on {results.split}, where it was selected"))
+        if results.report_split is not None and results.report_split in point.scores:
+            told = results.score(point, results.report_split)
+            tiles.append((percent(told), f"{name} on {results.report_split}, the same point"))
     if seconds := {p.made_by or p.name: p.seconds for p in results.done if p.seconds is not None}:
         tiles.append((f"{sum(seconds.values()):.0f} s", f"in {len(seconds)} merges"))
     return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -18,7 +19,8 @@ MOST_LINES = 8
 LOG_SPAN = 20.0  # an axis whose ends are this many times apart is drawn in powers of ten
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8c959f", "#7a5c3e")
 MARKERS = "osD^vP*X"
-MODELS, COUNT = "models", "models.count"
+MODELS, COUNT, NONE = "models", "models.count", "–"
+TITLE_WIDTH = 95  # characters of a title's line
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def plot_axis(results: SweepResults, axis: str, *, ink: str = INK) -> Figure:
             _draw_rows(ax, lines, [word(value) for value in _values(axis, points)])
             ax.set_xlabel(_score_name(results), parse_math=False)
         title = f"{_score_name(results)} against {axis}"
-        ax.set_title(title + (f"; mean and range over {', '.join(over)}" if over else ""), parse_math=False)
+        title += f"; mean and range over {', '.join(over)}" if over else ""
+        ax.set_title("\n".join(wrap(title, TITLE_WIDTH)), parse_math=False)
         if any(line.label for line in lines):
             figure.legend(loc="outside lower center", ncols=min(3, len(lines)), fontsize=8)
     return figure
@@ -87,7 +90,8 @@ def _lines(results: SweepResults, points: Sequence[PointResult], axis: str) -> t
     others = [other for other in results.axes if _tells_apart(other, axis, placed)]
     by, over = others, []
     if len({_key(point, others) for point in placed}) > MOST_LINES:
-        by = sorted(others, key=lambda other: len(_values(other, placed)))[:1]
+        held = [other for other in others if all(point.columns.get(other) is not None for point in placed)]
+        by = sorted(held, key=lambda other: len(_values(other, placed)))[:1]
         by = by if by and len(_values(by[0], placed)) <= MOST_LINES else []
         over = [other for other in others if other not in by]
     groups: dict[tuple[str, ...], dict[Any, list[float]]] = {}
@@ -95,6 +99,7 @@ def _lines(results: SweepResults, points: Sequence[PointResult], axis: str) -> t
         value, score = point.columns[axis], results.score(point)
         assert score is not None
         groups.setdefault(_key(point, by), {}).setdefault(value if _is_number(value) else word(value), []).append(score)
+    over = [other for other in over if not (other == COUNT and MODELS in over)]
     if axis == COUNT and MODELS in results.axes:
         over = [*over, "sets of models"]
     return [Line(_label(by, key), scores) for key, scores in groups.items()], over
@@ -111,7 +116,7 @@ def _tells_apart(other: str, axis: str, points: Sequence[PointResult]) -> bool:
 
 
 def _shown(point: PointResult, axis: str) -> str:
-    return word(point.columns.get(axis)) or "–"
+    return word(point.columns.get(axis)) or NONE
 
 
 def _key(point: PointResult, axes: Sequence[str]) -> tuple[str, ...]:
@@ -119,8 +124,9 @@ def _key(point: PointResult, axes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _label(axes: Sequence[str], key: Sequence[str]) -> str:
-    """`scale 0.3, init average`; the legend leaves out all but the last part of an axis's name."""
-    parts = [f"{axis.split('.')[-1]} {value}" for axis, value in zip(axes, key, strict=True)]
+    """`scale 0.3, init average`: the last part of each axis's name; axes that the points do not have are left out."""
+    told = [(axis, value) for axis, value in zip(axes, key, strict=True) if value != NONE]
+    parts = [f"{axis.split('.')[-1]} {value}" for axis, value in told if axis != COUNT or MODELS not in axes]
     text = ", ".join(parts)
     return text if len(text) <= 60 else f"{text[:59]}…"
 
@@ -130,7 +136,7 @@ def _draw_curves(ax: Axes, lines: Sequence[Line]) -> None:
         places = sorted(line.scores)
         means = [sum(line.scores[x]) / len(line.scores[x]) for x in places]
         color, marker = COLORS[place % len(COLORS)], MARKERS[place % len(MARKERS)]
-        size = 9.0 - 1.0 * min(place, 6)  # smaller and thinner on top of larger, so that equal lines all show
+        size = 8.0 - 0.6 * place  # smaller and thinner on top of larger, so that equal lines all show
         ax.plot(places, means, marker=marker, ms=size, lw=0.33 * size, color=color, label=line.label or None)
         if any(len(scores) > 1 for scores in line.scores.values()):
             least, most = [min(line.scores[x]) for x in places], [max(line.scores[x]) for x in places]
@@ -165,5 +171,5 @@ def _draw_rows(ax: Axes, lines: Sequence[Line], rows: Sequence[str | None]) -> N
         most = [max(scores) for scores in line.scores.values()]
         ax.hlines(heights, least, most, color=color, alpha=0.4, lw=2)
         ax.plot(means, heights, marker, ms=6, color=color, label=line.label or None)
-    ax.set_yticks(range(len(rows)), [name or "–" for name in rows], parse_math=False)
+    ax.set_yticks(range(len(rows)), [name or NONE for name in rows], parse_math=False)
     ax.set_ylim(len(rows) - 0.4, -0.6)

@@ -76,8 +76,8 @@ def _notes(sweep: Sweep, points: Sequence[PointResult]) -> list[str]:
     elif report is not None:
         notes.append(f"Split {report.split} was scored for all points; the selection did not look at it.")
     notes.append(
-        f"The selected point is the best of {done}, so its score on {select.split} is too high by chance; the score on "
-        "another split is the one to quote."
+        f"A selected point is the best of several ({done} points are done), so its score on {select.split} is too high "
+        "by chance; the score on another split is the one to quote."
     )
     measured = {point.recipe.get("curvature", {}).get("split") for point in points if point.recipe}
     if report is not None and report.split in measured and any(point.report and _uses_data(point) for point in points):

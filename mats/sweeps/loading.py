@@ -27,6 +27,8 @@ from mats.yaml_reader import parse_value, read_yaml
 
 TAKEN = ("output", "evaluate.split", "evaluate.output", "evaluate.individual")
 """Keys of the recipe that a sweep decides by itself, by point or by split."""
+FREE = ("axes", "launcher")
+"""Sections whose keys are free."""
 COLUMNS = ("point", "split", "dataset", "metric", "value", "selected", "state", "error")
 """Names that tables use, and axes therefore may not have."""
 
@@ -101,15 +103,18 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> LoadedSweep:
 def _override_sweep(layer: Layer, overrides: Sequence[str]) -> tuple[Layer, list[str]]:
     """The overrides whose first word is a key of the sweep applied; the others, which are the recipe's, returned.
 
-    An axis's name may hold dots: all after `axes.` is the name.
+    The keys of some sections are not the schema's: all after `axes.` is the name of an axis, dots and all.
     """
-    data, own, recipe = {**layer.data, "axes": dict(layer.data.get("axes") or {})}, [], []
-    faults = []
+    free = {
+        section: dict(layer.data.get(section) or {}) for section in FREE if section in layer.data or section == "axes"
+    }
+    own, recipe, faults = [], [], []
     for override in overrides:
         key, equals, text = override.partition("=")
-        if key.startswith("axes.") and equals:
+        section, _, name = key.partition(".")
+        if section in FREE and name and equals:
             try:
-                data["axes"][key.removeprefix("axes.")] = parse_value(text)
+                free.setdefault(section, {})[name] = parse_value(text)
             except ValueError as error:
                 faults.append(f"{COMMAND_LINE}: {key}: received {text!r}: {error}")
         elif key.split(".")[0] in Sweep.model_fields:
@@ -121,7 +126,7 @@ def _override_sweep(layer: Layer, overrides: Sequence[str]) -> tuple[Layer, list
             faults.append(f"{COMMAND_LINE}: {key}: neither a key of the sweep nor of its recipe{hint}")
         else:
             recipe.append(override)
-    changed, more = apply_overrides(Layer(data, layer.origins), own, Sweep)
+    changed, more = apply_overrides(Layer({**layer.data, **free}, layer.origins), own, Sweep)
     if faults + more:
         raise RecipeError(faults + more)
     return changed, recipe

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 from mats.files import exclusive
@@ -16,7 +16,7 @@ class Measurements:
     """The stores that this run has seen complete; each is checked against weights and examples once."""
 
     def __init__(self) -> None:
-        self._complete: set[Path] = set()
+        self._complete: set[Hashable] = set()
 
     def ensure(self, recipe: Recipe, progress: Progress) -> None:
         """Measure every model of the recipe whose store is not there.
@@ -24,30 +24,34 @@ class Measurements:
         Raises:
             MatsError: as `save_metadata`.
         """
-        for model, folder in stores_of(recipe):
-            if folder not in self._complete:
-                self._measure(recipe, model, folder, progress)
-                self._complete.add(folder)
+        for model in measured_models(recipe):
+            if _measurement(recipe, model) not in self._complete:
+                self._measure(recipe, model, progress)
+                self._complete.add(_measurement(recipe, model))
 
-    def _measure(self, recipe: Recipe, model: ModelEntry, folder: Path, progress: Progress) -> None:
+    def _measure(self, recipe: Recipe, model: ModelEntry, progress: Progress) -> None:
         from mats.engine import save_metadata
 
+        folder = metadata_folder(recipe, model)
         with exclusive(folder.with_name(f".{folder.name}.sweep.lock"), wait=True):
             save_metadata(collection_request(recipe, model), progress)
 
 
-def stores_of(recipe: Recipe) -> Iterator[tuple[ModelEntry, Path]]:
-    """The models that a sweep measures for this recipe, with their stores' folders; none where nothing reads them.
+def measured_models(recipe: Recipe) -> list[ModelEntry]:
+    """The models that a sweep measures for this recipe: none where no method reads metadata.
 
     A model that names its store is measured by its owner.
     """
-    if reads_metadata(recipe):
-        for model in recipe.models:
-            if model.metadata is None:
-                yield model, metadata_folder(recipe, model)
+    return [model for model in recipe.models if model.metadata is None] if reads_metadata(recipe) else []
 
 
 def missing_stores(recipes: Sequence[Recipe]) -> list[Path]:
     """The stores that are yet to be measured, each once."""
-    folders = dict.fromkeys(folder for recipe in recipes for _, folder in stores_of(recipe))
+    wanted = {_measurement(recipe, model): (recipe, model) for recipe in recipes for model in measured_models(recipe)}
+    folders = dict.fromkeys(metadata_folder(recipe, model) for recipe, model in wanted.values())
     return [folder for folder in folders if not folder.is_dir()]
+
+
+def _measurement(recipe: Recipe, model: ModelEntry) -> Hashable:
+    """Equal for recipes that measure the model alike; the store's folder says so too, but reads the dataset file."""
+    return (recipe.base, recipe.seed, recipe.curvature, model.name, model.path, model.data)

@@ -15,11 +15,14 @@ from mats.sweeps.points import digest, input_signature
 if TYPE_CHECKING:
     from mats.evaluation import EvaluationSettings
 
+WITHOUT_EFFECT = ("batch_size", "device", "predictions", "trust_remote_code")
+"""Settings of an evaluation that do not change its scores."""
+
 
 def score_point(recipe: Recipe, merged: Path, split: str, folder: SweepFolder, progress: Progress) -> dict[str, Any]:
     """The value of `mats evaluate` for one point on one split.
 
-    The base and the single models are scored once for the whole sweep.
+    The base and the single models are scored once for the whole sweep, so nothing is compared example by example.
 
     Raises:
         MatsError: as `mats.evaluation.evaluate_with`.
@@ -43,9 +46,7 @@ def _shared(scoring: Scoring, settings: EvaluationSettings, folder: SweepFolder,
         "name": scoring.name,
         "path": scoring.path,
         "datasets": [spec.model_dump(mode="json") for spec in scoring.datasets],
-        "split": settings.split,
-        "limit": settings.limit,
-        "base": settings.base,
+        "settings": {key: value for key, value in vars(settings).items() if key not in WITHOUT_EFFECT},
         "files": input_signature(scoring.path, settings.base),
     }
     path = folder.shared_scores(digest(identity))

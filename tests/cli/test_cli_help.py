@@ -18,6 +18,8 @@ COMMANDS = [
     "merge",
     "predict",
     "evaluate",
+    "sweep",
+    "report",
     "generate",
     "toxicity",
     "harness",
