@@ -1,4 +1,4 @@
-"""The six methods of the demo, and the settings of each among which validation examples choose."""
+"""The methods of the demo, and the settings of each among which validation examples choose."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-METHODS = ("average", "task_arithmetic", "ties", "fisher", "regmean", "mats")
+METHODS = ("average", "task_arithmetic", "ties", "tsv_m", "fisher", "regmean", "mats")
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,10 @@ CANDIDATES: tuple[Candidate, ...] = (
     Candidate("average", {}),
     *one_setting("task_arithmetic", "scale", (0.2, 0.3, 0.4)),
     *one_setting("ties", "scale", (0.7, 1.0, 1.3)),
+    *one_setting("tsv_m", "scale", (0.7, 1.0, 1.3)),
     *one_setting("fisher", "anchor", (0.01, 0.1, 1.0)),
     *one_setting("regmean", "anchor", (0.001, 0.01, 0.1)),
-    *one_setting("mats", "anchor", (0.1, 0.3, 1.0)),
+    Candidate("mats", {}),  # nothing to choose: its defaults are meant to need no evaluation
 )
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mats.methods.quadratic import Curvature, QuadraticSettings
 from mats.methods.start import StartSettings
-from mats.methods.task_arithmetic import TaskArithmeticSettings
+from mats.methods.tsv_m import TsvMSettings
 
 
 class MatsSettings(QuadraticSettings):
@@ -16,9 +16,7 @@ class MatsSettings(QuadraticSettings):
 
     statistics: ClassVar[tuple[str, ...]] = ("input_gram", "output_gram", "block", "diagonal")
     method: Literal["mats"] = "mats"
-    init: StartSettings = Field(
-        default=TaskArithmeticSettings(scale=0.3), description="The start x0; default task_arithmetic, scale 0.3."
-    )
+    init: StartSettings = Field(default=TsvMSettings(), description="The start x0; default tsv_m, scale 1.")
     damping: float = Field(
         default=0.1,
         ge=0,

@@ -125,7 +125,7 @@ def merged(
     }
 
 
-SETTINGS = MatsSettings(init=BaseSettings(), anchor=ANCHOR, solver=SOLVER)
+SETTINGS = MatsSettings(init=BaseSettings(), anchor=ANCHOR, damping=0.0, solver=SOLVER)
 
 
 def errors(

@@ -40,14 +40,15 @@ EXPECTED = """\
 5: models.1: unknown key 'nam'; did you mean 'name'?; received "q"
 5: models.1: unknown key 'pth'; did you mean 'path'?; received "b"
 8: merge: unknown key 'anchr'; did you mean 'anchor'?; received 0.1
-9: merge.init.method: received 'task-arithmetic'; one of base, average, task_arithmetic, ties would be right; \
-did you mean 'task_arithmetic'?
+9: merge.init.method: received 'task-arithmetic'; one of base, average, task_arithmetic, ties, tsv_m, \
+iso_c would be right; did you mean 'task_arithmetic'?
 10: merge.solver.name: received "pgc"; 'auto', 'pcg', 'cg' or 'direct' would be right; did you mean 'pcg'?
 10: merge.solver.tolerance: received "abc"; a number would be right
 11: merge.shrinkage: received "foo"; a number or 'ledoit_wolf' or 'oas' would be right
-13: merge.rules.0.method: received 'dare-ties'; one of average, task_arithmetic, ties, fisher, regmean, mats, base \
-would be right; did you mean 'ties'?
-14: merge.rules.1.method: missing; one of average, task_arithmetic, ties, fisher, regmean, mats, base would be right
+13: merge.rules.0.method: received 'dare-ties'; one of average, task_arithmetic, ties, tsv_m, iso_c, \
+fisher, regmean, mats, base would be right; did you mean 'ties'?
+14: merge.rules.1.method: missing; one of average, task_arithmetic, ties, tsv_m, iso_c, fisher, regmean, mats, base \
+would be right
 15: memory_budget: received "8XB"; give a number of bytes, or a number with a unit such as 8GB or 500MiB
 16: curvature.statistics.0: received "inputgram"; 'input_gram', 'output_gram', 'diagonal' or 'block' would be right; \
 did you mean 'input_gram'?

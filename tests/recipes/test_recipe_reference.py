@@ -38,7 +38,7 @@ def test_the_overrides_of_the_page_are_valid(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("base: b\nmodels: [x/paws, x/quartz]\n")
     (line,) = re.findall(r"^mats merge recipe.yaml exp_out/try (.*)$", PAGE, re.MULTILINE)
     recipe = load_recipe(tmp_path / "recipe.yaml", line.split())
-    assert (recipe.merge.settings.anchor, recipe.models[0].weight) == (0.3, 0.5)
+    assert (recipe.merge.settings.damping, recipe.models[0].weight) == (0.3, 0.5)
     inline = re.findall(r"`((?:seed|base|merge\.radius|merge\.fallback)=[^`]*)`", PAGE)
     assert len(inline) == 4
     load_recipe(tmp_path / "recipe.yaml", inline)

@@ -1,0 +1,93 @@
+"""The quality benchmark: real tasks, a real pretrained encoder, every method, the tasks' own heads.
+
+    python benchmarks/quality --data FOLDER              everything: train, measure, merge, score, write the table
+    python benchmarks/quality --data FOLDER --quick      one seed, few examples: minutes, to see that it runs
+    python benchmarks/quality --data FOLDER ablation     which setting of `mats` should be its default
+
+Whatever is done is kept under --home and not done again; a run that was stopped goes on. Results: JSON under
+benchmarks/results, and docs/quality.md.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+from typing import Annotated
+
+import encoder
+import typer
+from ablation import decide
+from page import write_page
+from study import Study
+from tasks import TASK_SETS
+from transformers.utils import logging
+
+from mats.cli.progress_display import progress_display
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+DataOption = Annotated[Path, typer.Option("--data", exists=True, file_okay=False, help="Folder of the tasks.")]
+SetOption = Annotated[str, typer.Option("--set", help=f"Tasks: {', '.join(TASK_SETS)}.")]
+TrackOption = Annotated[str, typer.Option("--track", help="How models are fine-tuned: full, lora or ia3.")]
+SeedsOption = Annotated[str, typer.Option("--seeds", help="Seeds of the individual models, as 0,1,2.")]
+HomeOption = Annotated[Path, typer.Option("--home", help="Where everything is kept.")]
+QuickOption = Annotated[bool, typer.Option("--quick", help="Few training and test examples, one seed.")]
+
+
+@app.callback(invoke_without_command=True)
+def run(
+    context: typer.Context,
+    data: DataOption,
+    task_set: SetOption = "first",
+    track: TrackOption = "full",
+    seeds: SeedsOption = "0,1,2",
+    home: HomeOption = Path("exp_out/quality"),
+    quick: QuickOption = False,
+    joint: Annotated[bool, typer.Option(help="Train the joint multitask model too.")] = True,
+    results: Annotated[Path, typer.Option("--results", help="Folder of the JSON.")] = Path("benchmarks/results"),
+) -> None:
+    """Train, measure, merge, score; what is there already is not done again."""
+    encoder.register()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    tasks = TASK_SETS[task_set]
+    study = Study(
+        home / (f"{task_set}-quick" if quick else task_set),
+        data,
+        track,
+        (0,) if quick else tuple(int(seed) for seed in seeds.split(",")),
+        tasks,
+        training_examples=320 if quick else None,
+        scored_examples=150 if quick else None,
+    )
+    name = f"quality-{study.home.name}-{track}"
+    context.obj = (study, results, name)
+    if context.invoked_subcommand is not None:
+        return
+    with progress_display() as progress:
+        path = study.report(results / f"{name}.json", progress, joint=joint and track == "full")
+    write_page(path, None if quick else Path("docs/quality.md"))
+
+
+@app.command()
+def train(context: typer.Context) -> None:
+    """Train the individual models alone (the longest part; several seeds may run in processes of their own)."""
+    study: Study = context.obj[0]
+    with progress_display() as progress:
+        study.train(progress)
+
+
+@app.command()
+def ablation(context: typer.Context) -> None:
+    """Compare settings of `mats` on examples that no model and no metadata has seen; the test split is not read."""
+    study, results, name = context.obj
+    with progress_display() as progress:
+        decide(study, results / f"{name}-ablation.json", progress)
+
+
+if __name__ == "__main__":
+    app()

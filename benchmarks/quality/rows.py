@@ -1,0 +1,83 @@
+"""The rows of the table: a merge each, with the settings among which unseen training examples choose, if any."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to merge.
+
+    Attributes:
+        name: in the table.
+        overrides: what `mats merge recipe.yaml` takes after it, without the chosen setting.
+        choice: a key and its values, among which the split `tuning` chooses; None: nothing is chosen.
+        needs: `nothing` beside the models; `metadata`; or `data`, the tasks' examples at merge time.
+        refresh: rounds of measuring the metadata once more with the merged weights.
+    """
+
+    name: str
+    overrides: tuple[str, ...]
+    choice: tuple[str, tuple[float, ...]] | None = None
+    needs: str = "nothing"
+    refresh: int = 0
+
+    def candidates(self) -> list[tuple[str, ...]]:
+        """The overrides of each merge to try."""
+        if self.choice is None:
+            return [self.overrides]
+        key, values = self.choice
+        return [(*self.overrides, f"{key}={value:g}") for value in values]
+
+
+def _method(name: str, *settings: str) -> tuple[str, ...]:
+    return (f"merge.method={name}", *(f"merge.{setting}" for setting in settings))
+
+
+ROWS: tuple[Row, ...] = (
+    Row("pretrained body", _method("base")),
+    Row("average", _method("average")),
+    Row("task arithmetic", _method("task_arithmetic"), ("merge.scale", (0.2, 0.3, 0.4, 0.5))),
+    Row("TIES", _method("ties"), ("merge.scale", (0.7, 1.0, 1.3, 1.6))),
+    Row("Iso-C", _method("iso_c"), ("merge.scale", (1.0, 1.5, 2.0))),
+    Row("TSV-M", _method("tsv_m"), ("merge.scale", (0.7, 1.0, 1.3))),
+    Row("task arithmetic, scales from metadata", _method("task_arithmetic", "scale=auto"), needs="metadata"),
+    Row("diagonal Fisher", _method("fisher"), needs="metadata"),
+    Row("RegMean", _method("regmean"), needs="metadata"),
+    Row("mats", _method("mats"), needs="metadata"),
+    Row("mats, metadata measured again", _method("mats"), needs="data", refresh=1),
+)
+"""Everything merged. `mats` has no setting of its own here: it is `method: mats` and nothing else."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One setting of `mats` that could be the default: the ablation decides."""
+
+    name: str
+    overrides: tuple[str, ...]
+    curvature: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _variants() -> list[Variant]:
+    mats = ("merge.method=mats",)
+    found = [
+        Variant(f"damping {strength:g} from {start}", (*mats, f"merge.init={start}", f"merge.damping={strength:g}"))
+        for start in ("average", "tsv_m")
+        for strength in (0.01, 0.03, 0.1, 0.3)
+    ]
+    found += [
+        Variant(
+            f"identity anchor {anchor:g} from {start}",
+            (*mats, f"merge.init={start}", "merge.damping=0", f"merge.anchor={anchor:g}"),
+        )
+        for start in ("average", "tsv_m")
+        for anchor in (1e-4, 1e-2, 1e-1)
+    ]
+    return found
+
+
+VARIANTS: tuple[Variant, ...] = tuple(_variants())

@@ -1,0 +1,56 @@
+"""Scores of a merged body under each task's own head, example by example."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tasks import Task, load_task
+
+from mats.checkpoints import load_model
+from mats.data import load_examples, load_processor, make_batches
+from mats.evaluation import evaluate
+from mats.progress import Progress
+
+
+class Scorer:
+    """The tasks' examples, tokenised once for all models.
+
+    Attributes:
+        tasks: what is scored.
+        split: of each.
+    """
+
+    def __init__(self, tasks: Sequence[Task], data: Path, base: Path, split: str, limit: int | None) -> None:
+        self.tasks = tuple(tasks)
+        self.split = split
+        self._batches = {}
+        for task in tasks:
+            spec = load_task(task, data)
+            examples = load_examples(spec, split, limit=limit)
+            processor = load_processor(base, spec)
+            batches = make_batches(examples, spec, processor, 50, by_length=True)
+            self._batches[task.name] = list(batches)
+
+    def correct(self, task: Task, model: Path, head: str | None, base: Path, progress: Progress) -> list[int]:
+        """1 for each example that the model gets right, 0 for the others, in the order of the file."""
+        loaded = load_model(model, "text_classification", head=head, base=base)
+        batches = self._batches[task.name]
+        progress.start(f"{model.name} on {task.name}", len(batches))
+        result = evaluate(loaded, batches, progress=progress)
+        right = {entry["example_id"]: int(entry["prediction"] == entry["gold"]) for entry in result.predictions}
+        return [right[name] for name in sorted(right, key=lambda name: int(name.rsplit(":", 1)[1]))]
+
+    def merged(self, folder: Path, base: Path, progress: Progress) -> dict[str, list[int]]:
+        """The merged body on every task, each with its own head."""
+        return {task.name: self.correct(task, folder, task.name, base, progress) for task in self.tasks}
+
+
+def accuracy(correct: Sequence[int]) -> float:
+    """The share of right answers."""
+    return sum(correct) / len(correct)
+
+
+def normalised(correct: Mapping[str, Sequence[int]], individual: Mapping[str, Sequence[int]]) -> float:
+    """Mean over tasks of the score ÷ that of the task's own model."""
+    return sum(accuracy(correct[name]) / accuracy(individual[name]) for name in individual) / len(individual)

@@ -1,0 +1,83 @@
+"""The tasks of the benchmark: where their rows are, how they are split, how long each is trained on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from mats.data import DatasetSpec, parse_spec
+from mats.errors import DataError
+
+MAX_LENGTH = 64  # tokens, as in the trial; longer texts are cut on the right
+LONGER = {"mrpc": 96, "rte": 128, "boolq": 160, "wiki_qa": 96}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One classification task in a folder of `train.jsonl`, `validation.jsonl`, `test.jsonl` and `labels.json`.
+
+    Attributes:
+        name: of the folder.
+        epochs: passes over the training examples.
+        train: training examples, the first of the file; the rest of the file is the split `tuning`, on which settings
+            are chosen: neither the models nor their metadata have seen it.
+    """
+
+    name: str
+    epochs: int
+    train: int
+
+
+TASK_SETS: dict[str, tuple[Task, ...]] = {
+    "first": (
+        Task("sst2", epochs=2, train=2400),
+        Task("trec", epochs=3, train=2400),
+        Task("subj", epochs=2, train=2400),
+        Task("sick", epochs=4, train=2400),
+        Task("emotion", epochs=4, train=2400),
+        Task("banking77", epochs=5, train=2400),
+    ),
+    "second": (
+        Task("mrpc", epochs=4, train=3200),
+        Task("cola", epochs=4, train=5500),
+        Task("rte", epochs=6, train=1900),
+        Task("wiki_qa", epochs=3, train=5000),
+        Task("boolq", epochs=6, train=1700),
+    ),
+}
+
+
+def load_task(task: Task, data: Path) -> DatasetSpec:
+    """The dataset of a task, in the format that every command of `mats` reads.
+
+    Raises:
+        DataError: a file is missing or is not of this format.
+    """
+    folder = data / task.name
+    wanted = [folder / name for name in ("train.jsonl", "validation.jsonl", "test.jsonl", "labels.json")]
+    for path in wanted:
+        if not path.is_file():
+            raise DataError(
+                f"{path}: missing; a folder with train, validation and test .jsonl and labels.json is needed"
+            )
+    labels = json.loads(wanted[-1].read_text(encoding="utf-8"))
+    with wanted[0].open(encoding="utf-8") as rows:
+        first = json.loads(rows.readline())
+    return parse_spec(
+        {
+            "name": task.name,
+            "task": "text_classification",
+            "source": {
+                "format": "json_lines",
+                "files": {split: f"{split}.jsonl" for split in ("train", "validation", "test")},
+            },
+            "splits": {"tuning": {"of": "train", "without_first": task.train}},
+            "columns": {"text": "text", "label": "label"}
+            | ({"text_pair": "text_pair"} if "text_pair" in first else {}),
+            "labels": labels,
+            "max_length": LONGER.get(task.name, MAX_LENGTH),
+        },
+        folder=folder,
+        where=str(folder),
+    )

@@ -1,0 +1,136 @@
+"""One seed of one track on disk: its recipe, its metadata, and the merge of a row, each made at most once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from individuals import base_folder, individual_folder
+from tasks import Task, load_task
+
+from mats.engine.collection import save_metadata
+from mats.files import write_json_atomically
+from mats.progress import Progress
+from mats.recipes import load_recipe
+from mats.recipes.requests import collection_request
+
+METADATA_EXAMPLES = 400
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where everything of one seed lies.
+
+    Attributes:
+        home: folder of the benchmark's task set.
+        data: folder of the tasks.
+        track: full, lora or ia3.
+        seed: of the individual models.
+        tasks: what is merged.
+    """
+
+    home: Path
+    data: Path
+    track: str
+    seed: int
+    tasks: tuple[Task, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Of this seed's own files."""
+        return self.home / "runs" / self.track / f"seed-{self.seed}"
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe that drives measuring and every merge."""
+        return self.folder / "recipe.yaml"
+
+    def model(self, task: Task) -> Path:
+        """A task's own model."""
+        return individual_folder(self.home, self.track, task, self.seed)
+
+    def write_recipe(self) -> None:
+        """The datasets as files, and the recipe of all models; `method: mats` unless an override says otherwise."""
+        datasets = self.home / "datasets"
+        datasets.mkdir(parents=True, exist_ok=True)
+        models = []
+        for task in self.tasks:
+            path = datasets / f"{task.name}.yaml"
+            spec = load_task(task, self.data)
+            content = spec.model_dump(mode="json", exclude_unset=True) | {"root": str(spec.root)}
+            path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+            models.append({"name": task.name, "path": str(self.model(task)), "data": str(path)})
+        recipe = {
+            "base": str(base_folder(self.home)),
+            "models": models,
+            "heads": {"from": "own"},
+            "curvature": {
+                "split": "validation",
+                "examples": METADATA_EXAMPLES,
+                "batch_size": 16,
+                "store": str(self.folder / "metadata"),
+            },
+            "merge": {"method": "mats"},
+        }
+        if self.track != "full":
+            recipe["base"] = str(base_folder(self.home))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.recipe.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+
+    def measure(self, overrides: Sequence[str], progress: Progress) -> None:
+        """Step one for every model, with the statistics that a method named in `overrides` may ask for."""
+        recipe = load_recipe(self.recipe, list(overrides))
+        for model in recipe.models:
+            save_metadata(collection_request(recipe, model), progress)
+
+    def measure_again(self, overrides: Sequence[str], merged: Path, progress: Progress) -> list[str]:
+        """Step one at the merged weights, each task's head on them.
+
+        Returns:
+            What a recipe needs beside `overrides` to merge with these statistics; the models stay its aim.
+        """
+        measured = [f"models.{task.name}.measured_on={merged}" for task in self.tasks]
+        self.measure([*overrides, *measured], progress)
+        return measured
+
+    def merge(self, overrides: Sequence[str], output: Path) -> dict[str, float]:
+        """Step two by the command line, in a process of its own, so that its time and its memory are its own.
+
+        Returns:
+            `seconds` of wall clock, the start of Python and torch included, and `peak_bytes` of resident memory.
+
+        Raises:
+            SystemExit: the command failed; it has said why.
+        """
+        shutil.rmtree(output, ignore_errors=True)
+        command = [sys.executable, "-m", "mats.cli", "merge", str(self.recipe), str(output), *overrides]
+        started = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"{' '.join(command)}: exit status {process.returncode}")
+        return {"seconds": time.perf_counter() - started, "peak_bytes": usage.ru_maxrss * 1024.0}
+
+
+def read_result(path: Path, identity: object) -> dict | None:
+    """A result kept from an earlier run, if it is of the same question."""
+    if not path.is_file():
+        return None
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    return kept["result"] if kept["identity"] == json.loads(json.dumps(identity)) else None
+
+
+def keep_result(path: Path, identity: object, result: dict) -> dict:
+    """Write a result beside the question that it answers."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json_atomically(path, {"identity": identity, "result": result})
+    return result
