@@ -48,7 +48,7 @@ def launch_sweep(
         try:
             job.result()
         except Exception as error:  # whatever a job raised, or submitit about it
-            lost.append(f"job {job.job_id}: {str(error).strip().splitlines()[-1] if str(error).strip() else error!r}")
+            lost.append(f"job {job.job_id}: {(str(error).strip() or type(error).__name__).splitlines()[-1]}")
         progress.advance()
     outcome = collect_sweep(loaded, progress)
     if lost:
