@@ -11,7 +11,8 @@ def check_fingerprints(inputs: MergeInputs, progress: Progress) -> dict[str, str
     """Every store that the plan opened was measured on the very weights being merged, or on what `measured_on` names.
 
     Returns:
-        Model name → fingerprint of the weights that its store was measured on; empty where no store is read, since a fingerprint costs a read of the whole model.
+        Model name → fingerprint of the weights that its store was measured on; empty where no store is read, since a
+        fingerprint costs a read of the whole model.
 
     Raises:
         FingerprintMismatch: naming both.
