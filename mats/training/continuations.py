@@ -43,8 +43,7 @@ def continuation_examples(examples: Sequence[Example], processor: Processor, siz
             f"dataset {name}: {len(pieces)} pieces of {size} tokens; more text, or smaller pieces, would be right"
         )
     return [
-        Example(f"piece:{number}", text=text, target=target)
-        for number, (text, target) in enumerate(pairwise(pieces))
+        Example(f"piece:{number}", text=text, target=target) for number, (text, target) in enumerate(pairwise(pieces))
     ]
 
 

@@ -97,6 +97,7 @@ def run(plan: TrainingPlan, progress: Progress) -> None:
             _prepare(plan)
         wait_for_all()
         open_until_done.enter_context(_quiet_and_restored())
+        open_until_done.enter_context(_nothing_left_of_nothing(plan))
         _train_and_publish(plan, progress)
         wait_for_all()
 
@@ -190,6 +191,17 @@ def _counts(learner: Learner) -> dict[str, int]:
         "parameters": sum(parameter.numel() for parameter in parameters),
         "trained_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
     }
+
+
+@contextmanager
+def _nothing_left_of_nothing(plan: TrainingPlan) -> Iterator[None]:
+    """A run that ends before its first checkpoint leaves no partial folder: there is nothing to go on from."""
+    try:
+        yield
+    except BaseException:
+        if is_first() and not complete_checkpoints(plan.partial / RUNS):
+            shutil.rmtree(plan.partial, ignore_errors=True)
+        raise
 
 
 @contextmanager

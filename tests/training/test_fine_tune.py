@@ -188,7 +188,7 @@ def test_only_a_head_may_be_new(tiny_base: Bases, tmp_path: Path) -> None:
         InputsMismatch, match=r"has no bert\.encoder\.layer\.0\.intermediate\.dense\.bias and .* only a head"
     ):
         fine_tune(replace(base.request(tmp_path / "out"), base=config))
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["wider"]
 
 
 def test_the_head_has_a_rate_of_its_own(tiny_base: Bases, tmp_path: Path) -> None:
