@@ -3,6 +3,7 @@
     python benchmarks/quality --data FOLDER              everything: train, measure, merge, score, write the table
     python benchmarks/quality --data FOLDER --quick      one seed, few examples: minutes, to see that it runs
     python benchmarks/quality --data FOLDER ablation     which setting of `mats` should be its default
+    python benchmarks/quality --data FOLDER digits       the same question where specialists pull apart
 
 Whatever is done is kept under --home and not done again; a run that was stopped goes on. Results: JSON under
 benchmarks/results, and docs/quality.md.
@@ -21,7 +22,9 @@ from typing import Annotated
 import encoder
 import typer
 from ablation import decide
+from digits import decide_on_digits
 from page import write_page
+from rows import ROWS
 from study import Study
 from tasks import TASK_SETS
 from transformers.utils import logging
@@ -47,6 +50,10 @@ def run(
     seeds: SeedsOption = "0,1,2",
     home: HomeOption = Path("exp_out/quality"),
     quick: QuickOption = False,
+    test_examples: Annotated[
+        int | None, typer.Option("--test-examples", min=1, help="At most so many of each test split.")
+    ] = None,
+    refresh: Annotated[bool, typer.Option(help="The row that measures once more at the merged weights.")] = True,
     joint: Annotated[bool, typer.Option(help="Train the joint multitask model too.")] = True,
     results: Annotated[Path, typer.Option("--results", help="Folder of the JSON.")] = Path("benchmarks/results"),
 ) -> None:
@@ -62,14 +69,15 @@ def run(
         (0,) if quick else tuple(int(seed) for seed in seeds.split(",")),
         tasks,
         training_examples=320 if quick else None,
-        scored_examples=150 if quick else None,
+        scored_examples=150 if quick else test_examples,
+        rows=tuple(row for row in ROWS if row.refresh == 0 or (refresh and not quick)),
     )
     name = f"quality-{study.home.name}-{track}"
     context.obj = (study, results, name)
     if context.invoked_subcommand is not None:
         return
-    with progress_display() as progress:
-        path = study.report(results / f"{name}.json", progress, joint=joint and track == "full")
+    with progress_display(as_json=False) as progress:
+        path = study.report(results / f"{name}.json", progress, joint=joint and track == "full" and not quick)
     write_page(path, None if quick else Path("docs/quality.md"))
 
 
@@ -77,7 +85,7 @@ def run(
 def train(context: typer.Context) -> None:
     """Train the individual models alone (the longest part; several seeds may run in processes of their own)."""
     study: Study = context.obj[0]
-    with progress_display() as progress:
+    with progress_display(as_json=False) as progress:
         study.train(progress)
 
 
@@ -85,8 +93,16 @@ def train(context: typer.Context) -> None:
 def ablation(context: typer.Context) -> None:
     """Compare settings of `mats` on examples that no model and no metadata has seen; the test split is not read."""
     study, results, name = context.obj
-    with progress_display() as progress:
+    with progress_display(as_json=False) as progress:
         decide(study, results / f"{name}-ablation.json", progress)
+
+
+@app.command()
+def digits(context: typer.Context) -> None:
+    """The same settings on the demo's digits, where specialists pull apart."""
+    study, results, _ = context.obj
+    with progress_display(as_json=False) as progress:
+        decide_on_digits(study.home.parent / "digits", study.seeds, results / "quality-digits-ablation.json", progress)
 
 
 if __name__ == "__main__":

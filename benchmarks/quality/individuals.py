@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import encoder
 from tasks import Task, load_task
+from transformers import AutoTokenizer
 
+from mats.checkpoints import load_model
 from mats.progress import Progress
 from mats.training import TrainingRequest, TrainingSettings, fine_tune, fine_tune_jointly
 
@@ -24,8 +27,9 @@ def base_folder(home: Path) -> Path:
 
 
 def individual_folder(home: Path, track: str, task: Task, seed: int) -> Path:
-    """Where a task's own model lies."""
-    return home / "models" / track / f"seed-{seed}" / task.name
+    """Where a task's own model lies: full weights; an adapter's are its base's with the adapter worked in."""
+    folder = home / "models" / track / f"seed-{seed}" / task.name
+    return folder if track == "full" else folder.with_name(f"{task.name}-dense")
 
 
 def settings(track: str, task: Task, seed: int, examples: int | None = None) -> TrainingSettings:
@@ -57,11 +61,25 @@ def train_individual(
         base_folder(home),
         (load_task(task, data),),
         settings(track, task, seed, examples),
-        output=individual_folder(home, track, task, seed),
+        output=home / "models" / track / f"seed-{seed}" / task.name,
         name=task.name,
         device="auto",
     )
-    return fine_tune(request, progress)
+    trained = fine_tune(request, progress)
+    folder = individual_folder(home, track, task, seed)
+    if folder != trained and not folder.is_dir():
+        _densify(trained, base_folder(home), folder)
+    return folder
+
+
+def _densify(adapter: Path, base: Path, folder: Path) -> None:
+    """Work an adapter into the weights of its base, and save the whole model."""
+    model: Any = load_model(adapter, "text_classification", base=base)
+    beside = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    model.merge_and_unload().save_pretrained(beside)
+    AutoTokenizer.from_pretrained(base).save_pretrained(beside)
+    beside.rename(folder)
 
 
 def train_jointly(

@@ -45,6 +45,6 @@ def _resampled(correct: Mapping[int, Correct], own: Mapping[int, Correct]) -> ND
             ours, individual = np.asarray(correct[seed][name], np.float32), np.asarray(own[seed][name], np.float32)
             for row in range(RESAMPLES):
                 drawn = random.integers(0, len(individual), len(individual))
-                shares[row, column] += ours[drawn].mean() / individual[drawn].mean() / len(own[seed])
+                shares[row, column] += ours[drawn].sum() / max(individual[drawn].sum(), 1) / len(own[seed])
     chosen = random.integers(0, len(seeds), (RESAMPLES, len(seeds)))
     return np.take_along_axis(shares, chosen, axis=1).mean(axis=1)

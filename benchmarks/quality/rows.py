@@ -66,16 +66,16 @@ def _variants() -> list[Variant]:
     mats = ("merge.method=mats",)
     found = [
         Variant(f"damping {strength:g} from {start}", (*mats, f"merge.init={start}", f"merge.damping={strength:g}"))
-        for start in ("average", "tsv_m")
-        for strength in (0.01, 0.03, 0.1, 0.3)
+        for start in ("tsv_m", "average")
+        for strength in (0.01, 0.1, 0.3)
     ]
     found += [
         Variant(
             f"identity anchor {anchor:g} from {start}",
             (*mats, f"merge.init={start}", "merge.damping=0", f"merge.anchor={anchor:g}"),
         )
-        for start in ("average", "tsv_m")
-        for anchor in (1e-4, 1e-2, 1e-1)
+        for start in ("tsv_m", "average")
+        for anchor in (1e-3, 1e-1)
     ]
     return found
 

@@ -38,6 +38,7 @@ class Study:
         tasks: what is merged.
         training_examples: in place of each task's own number.
         scored_examples: at most so many of each test split.
+        rows: the merges of the table.
     """
 
     home: Path
@@ -47,6 +48,7 @@ class Study:
     tasks: tuple[Task, ...]
     training_examples: int | None = None
     scored_examples: int | None = None
+    rows: tuple[Row, ...] = ROWS
 
     def workspace(self, seed: int) -> Workspace:
         """The files of one seed."""
@@ -115,7 +117,7 @@ class Study:
         """Do all that is not done, and write every figure as JSON."""
         self.train(progress)
         tuning, test = self.scorer("tuning"), self.scorer("test")
-        own, rows = {}, {row.name: {} for row in ROWS}
+        own, rows = {}, {row.name: {} for row in self.rows}
         together: dict[int, Correct] = {}
         for seed in self.seeds:
             space = self.workspace(seed)
@@ -123,7 +125,7 @@ class Study:
             space.measure((), progress)
             space.measure(("merge.method=fisher", "curvature.statistics=[diagonal]"), progress)
             own[seed] = self.individual(seed, test, progress)
-            for row in ROWS:
+            for row in self.rows:
                 chosen = self.choose(seed, row, tuning, progress)
                 found = self.score(seed, chosen, test, progress, refresh=row.refresh)
                 rows[row.name][seed] = {"overrides": list(chosen), **found}
@@ -150,7 +152,7 @@ class Study:
         entries = []
         if together:
             entries.append(self._entry("joint training", "the training data", together, own, {}))
-        for row in ROWS:
+        for row in self.rows:
             found = rows[row.name]
             correct = {seed: found[seed]["correct"] for seed in self.seeds}
             more = {

@@ -80,8 +80,6 @@ class Workspace:
             },
             "merge": {"method": "mats"},
         }
-        if self.track != "full":
-            recipe["base"] = str(base_folder(self.home))
         self.folder.mkdir(parents=True, exist_ok=True)
         self.recipe.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
 

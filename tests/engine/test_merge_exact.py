@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import engine_oracle
 import numpy as np
@@ -26,6 +27,8 @@ from mats.methods import (
 
 pytestmark = pytest.mark.usefixtures("light_report")
 WEIGHTS = (1.0, 2.5, 0.5)
+# The oracle's system: a pull that is the same in all directions. Factored damping has its own in tests/test_solving.py.
+ANCHORED: dict[str, Any] = {"init": TaskArithmeticSettings(scale=0.3), "anchor": 0.1, "damping": 0.0}
 EXACT = SolverChoice(name="auto", tolerance=1e-7, max_iterations=2000, precision="float64")
 
 
@@ -107,7 +110,7 @@ def test_average_is_the_weighted_mean(bert: Family, tmp_path: Path) -> None:
     ["bert.encoder.layer.0.attention.self.key", "bert.encoder.layer.1.output.dense", "bert.pooler.dense", "classifier"],
 )
 def test_kfac_layers_equal_the_dense_solve(bert: Family, tmp_path: Path, layer: str, device: str) -> None:
-    merged, report = run(bert, tmp_path / "out", MatsSettings(solver=EXACT), device)
+    merged, report = run(bert, tmp_path / "out", MatsSettings(**ANCHORED, solver=EXACT), device)
     record = bert.raw[0].layers[layer]
     found = joined(merged, record.weight, record.bias)
     assert difference(found, expected_layer(bert, layer, 0.1, from_task_arithmetic)) < 1e-5
@@ -132,7 +135,7 @@ def test_regmean_equals_the_dense_solve(bert: Family, tmp_path: Path, device: st
 def test_a_dropped_bias_column_would_show(bert: Family, tmp_path: Path) -> None:
     """Without folding, the weight is solved on the leading block, and the bias by itself: another answer."""
     layer = "bert.encoder.layer.0.attention.output.dense"
-    merged, _ = run(bert, tmp_path / "out", MatsSettings(solver=EXACT, fold_bias=False))
+    merged, _ = run(bert, tmp_path / "out", MatsSettings(**ANCHORED, solver=EXACT, fold_bias=False))
     record = bert.raw[0].layers[layer]
     without_bias = [
         type(raw)(raw.examples, raw.sums, raw.sites, {layer: type(record)(**{**record.__dict__, "bias": None})})
@@ -160,7 +163,7 @@ def test_swapped_factors_would_show(bert: Family, tmp_path: Path) -> None:
     for raw in raws:  # the swap needs square factors of one size
         raw.sums = type(raw.sums)(dict(raw.sums.tensors), raw.sums.tokens)
         raw.sums.tensors[f"input_gram/{record.site}"] = raw.sums.tensors[f"input_gram/{record.site}"][:16, :16]
-    merged, _ = run(bert, tmp_path / "out", MatsSettings(solver=EXACT, fold_bias=False))
+    merged, _ = run(bert, tmp_path / "out", MatsSettings(**ANCHORED, solver=EXACT, fold_bias=False))
     found = joined(merged, record.weight, None)
     assert difference(found, right) < 1e-5
     assert difference(found, expected_layer(family, layer, 0.1, from_task_arithmetic, swap=True)) > 1e-3
@@ -168,7 +171,7 @@ def test_swapped_factors_would_show(bert: Family, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layer", ["transformer.h.0.attn.c_attn", "transformer.h.1.mlp.c_fc"])
 def test_transposed_weights(gpt2: Family, tmp_path: Path, layer: str) -> None:
-    merged, _ = run(gpt2, tmp_path / "out", MatsSettings(solver=EXACT))
+    merged, _ = run(gpt2, tmp_path / "out", MatsSettings(**ANCHORED, solver=EXACT))
     record = gpt2.raw[0].layers[layer]
     found = joined(merged, record.weight, record.bias, transposed=True)
     assert difference(found, expected_layer(gpt2, layer, 0.1, from_task_arithmetic)) < 1e-5
@@ -176,7 +179,7 @@ def test_transposed_weights(gpt2: Family, tmp_path: Path, layer: str) -> None:
 
 def test_a_tied_matrix_carries_both_terms(gpt2: Family, tmp_path: Path) -> None:
     """wte and lm_head are one tensor: token counts and the head's inputs act on different sides of it."""
-    merged, report = run(gpt2, tmp_path / "out", MatsSettings(solver=EXACT))
+    merged, report = run(gpt2, tmp_path / "out", MatsSettings(**ANCHORED, solver=EXACT))
     assert "lm_head.weight" not in merged
     curvatures, heads = [], []
     for raw in gpt2.raw:
@@ -199,12 +202,12 @@ def test_a_tied_matrix_carries_both_terms(gpt2: Family, tmp_path: Path) -> None:
 
 def test_a_base_that_stores_a_tied_tensor_twice(gpt2: Family, tmp_path: Path) -> None:
     """The output stores it twice as well, equal, and solved with both terms, as when it is stored once."""
-    once, _ = run(gpt2, tmp_path / "once", MatsSettings())
+    once, _ = run(gpt2, tmp_path / "once", MatsSettings(**ANCHORED))
     shutil.copytree(gpt2.base, tmp_path / "base")
     state = load_file(tmp_path / "base" / "model.safetensors")
     state["lm_head.weight"] = state["transformer.wte.weight"].clone()
     save_file(state, tmp_path / "base" / "model.safetensors")
-    twice, report = run(replace(gpt2, base=tmp_path / "base"), tmp_path / "twice", MatsSettings())
+    twice, report = run(replace(gpt2, base=tmp_path / "base"), tmp_path / "twice", MatsSettings(**ANCHORED))
     assert torch.equal(twice["lm_head.weight"], twice["transformer.wte.weight"])
     torch.testing.assert_close(twice["transformer.wte.weight"], once["transformer.wte.weight"])
     assert report["tied"] == [["lm_head.weight", "transformer.wte.weight"]]
@@ -213,7 +216,7 @@ def test_a_base_that_stores_a_tied_tensor_twice(gpt2: Family, tmp_path: Path) ->
 
 def test_convolution(vit: Family, tmp_path: Path) -> None:
     layer = next(name for name, record in vit.raw[0].layers.items() if record.layout == "conv")
-    merged, _ = run(vit, tmp_path / "out", MatsSettings(solver=EXACT))
+    merged, _ = run(vit, tmp_path / "out", MatsSettings(**ANCHORED, solver=EXACT))
     record = vit.raw[0].layers[layer]
     found = joined(merged, record.weight, record.bias)
     assert difference(found, expected_layer(vit, layer, 0.1, from_task_arithmetic)) < 1e-5
@@ -221,7 +224,7 @@ def test_convolution(vit: Family, tmp_path: Path) -> None:
 
 def test_embedding_by_counts_and_head_without_output_gram(t5: Family, tmp_path: Path) -> None:
     """The embedding's rows are weighted by counts; lm_head, whose G is too large, falls to its input Gram."""
-    merged, report = run(t5, tmp_path / "out", MatsSettings(solver=EXACT))
+    merged, report = run(t5, tmp_path / "out", MatsSettings(**ANCHORED, solver=EXACT))
     record = t5.raw[0].layers["shared"]
     found = joined(merged, record.weight, None, transposed=True)
     assert difference(found, expected_layer(t5, "shared", 0.1, from_task_arithmetic)) < 1e-5
@@ -237,7 +240,7 @@ def test_vectors_by_block_and_by_diagonal(bert: Family, tmp_path: Path) -> None:
     targets = [state[name].double().numpy()[None] for state in bert.states]
     base = bert.base_state[name].double().numpy()[None]
     blocks = [raw.sums.tensors[f"block/{name}"].numpy() / raw.examples for raw in bert.raw]
-    merged, report = run(bert, tmp_path / "block", MatsSettings(solver=EXACT))
+    merged, report = run(bert, tmp_path / "block", MatsSettings(**ANCHORED, solver=EXACT))
     expected = engine_oracle.anchored(blocks, targets, from_task_arithmetic(base, targets, weights), weights, 0.1)
     assert difference(merged[name].numpy()[None], expected) < 1e-5
     assert entry(report, name)["rule"] == "block"
@@ -252,7 +255,7 @@ def test_vectors_by_block_and_by_diagonal(bert: Family, tmp_path: Path) -> None:
 def test_cg_gives_what_the_closed_form_gives(bert: Family, tmp_path: Path, rule: str) -> None:
     cg = SolverChoice(name="cg", tolerance=1e-9, max_iterations=3000, precision="float64")
     if rule == "average":
-        direct, by_cg = AverageSettings(), MatsSettings(fallback=("identity",), anchor=0.0, solver=cg)
+        direct, by_cg = AverageSettings(), MatsSettings(fallback=("identity",), anchor=0.0, damping=0.0, solver=cg)
     elif rule == "fisher":
         direct, by_cg = FisherSettings(anchor=0.01), FisherSettings(anchor=0.01, solver=cg)
     else:
@@ -266,7 +269,7 @@ def test_cg_gives_what_the_closed_form_gives(bert: Family, tmp_path: Path, rule:
 
 def test_rules_come_first(bert: Family, tmp_path: Path) -> None:
     rules = (Rule("classifier.*", AverageSettings()), Rule("*", TaskArithmeticSettings(scale=0.5)))
-    merged, report = run(bert, tmp_path / "out", MatsSettings(), rules=rules)
+    merged, report = run(bert, tmp_path / "out", MatsSettings(**ANCHORED), rules=rules)
     assert set(report["parameters"]["by_rule"]) == {"average", "task_arithmetic"}
     expected = engine_oracle.average([s["classifier.weight"].double().numpy() for s in bert.states], WEIGHTS)
     assert difference(merged["classifier.weight"].numpy(), expected) < 1e-6

@@ -79,7 +79,7 @@ def test_everything_is_beside_the_weights(bert: Family, tmp_path: Path) -> None:
     assert "seconds" not in report
     assert json.loads((result.path / "run.json").read_text())["seconds"] > 0
     recipe = yaml.safe_load((result.path / "recipe.yaml").read_text())
-    assert recipe["merge"]["anchor"] == 0.1
+    assert recipe["merge"]["damping"] == 0.1
 
 
 @pytest.mark.usefixtures("light_report")

@@ -10,7 +10,7 @@ from mats.methods import FisherSettings, MatsSettings, RegMeanSettings, parse_me
 
 
 def test_defaults() -> None:
-    assert MatsSettings().init.method == "task_arithmetic"
+    assert MatsSettings().init.method == "tsv_m"
     assert RegMeanSettings().fallback == ("input_gram", "init")
     assert FisherSettings().anchor == 1e-6
     assert MatsSettings().outside_settings == MatsSettings().init
