@@ -59,7 +59,7 @@ def wrap_in_adapter(model: nn.Module, tuning: AdapterTuning, task: Task, head: I
     state = torch.get_rng_state()
     try:
         torch.manual_seed(start if isinstance(start, int) else seed)
-        wrapped: nn.Module = peft.get_peft_model(model, _config(tuning, modules, task, head))
+        wrapped: nn.Module = peft.get_peft_model(model, _config(model, tuning, modules, task, head))
     except ValueError as error:  # a module of a kind that PEFT cannot adapt
         raise RequestError(f"tuning.modules {list(modules)}: {str(error).splitlines()[0][:200]}") from error
     finally:
@@ -69,12 +69,14 @@ def wrap_in_adapter(model: nn.Module, tuning: AdapterTuning, task: Task, head: I
     return wrapped
 
 
-def _config(tuning: AdapterTuning, modules: Iterable[str], task: Task, head: Iterable[str]) -> Any:
+def _config(model: nn.Module, tuning: AdapterTuning, modules: Iterable[str], task: Task, head: Iterable[str]) -> Any:
     import peft
 
+    transposed = [name for name, module in model.named_modules() if type(module).__name__ == "Conv1D"]
     common: dict[str, Any] = {
         "target_modules": sorted(modules),
         "modules_to_save": sorted({name.partition(".")[0] for name in head}) or None,
+        "fan_in_fan_out": any(_selects(ending, transposed) for ending in modules),
         "task_type": "CAUSAL_LM" if task == "language_modeling" else TASK_TYPES.get(task),
     }
     if isinstance(tuning, LoraTuning):
