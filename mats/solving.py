@@ -55,7 +55,7 @@ def solve(
 ) -> Solution:
     """Merge m weights W_i by their curvatures C_i: the minimiser of
 
-        Σ_i λ_i ½ ⟨X − W_i, C_i (X − W_i)⟩ + ½ ⟨X − x0, (D + μI)(X − x0)⟩,    μ = anchor · Σ_i λ_i · mean diagonal of C_i
+        Σ_i λ_i ½ ⟨X − W_i, C_i (X − W_i)⟩ + ½ ⟨X − x0, (D + μI)(X − x0)⟩,   μ = anchor · Σ_i λ_i · mean diagonal of C_i
 
     with D the factored damping, of strength `damping`.
 

@@ -44,8 +44,8 @@ def test_kfac(targets: list[Tensor], solver: str) -> None:
     A, G = [gram(IN) for _ in targets], [gram(OUT) for _ in targets]
     weights, start = [1.0, 0.5, 2.0], torch.zeros(OUT, IN, dtype=torch.float64)
     solution = solve(
-        targets, input_grams=A, output_grams=G, start=start, model_weights=weights, solver=solver, anchor=0.2, damping=0.0,
-        tolerance=1e-10, precision="float64",
+        targets, input_grams=A, output_grams=G, start=start, model_weights=weights, solver=solver,
+        anchor=0.2, damping=0.0, tolerance=1e-10, precision="float64",
     )  # type: ignore[arg-type]  # fmt: skip
     truth = expected([kronecker(g, a) for g, a in zip(G, A, strict=True)], targets, start, weights, 0.2)
     torch.testing.assert_close(solution.value, truth, rtol=1e-7, atol=1e-8)

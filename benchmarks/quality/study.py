@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from individuals import base_folder, train_individual, train_jointly
 from intervals import difference, share_interval
-from rows import ROWS, Row
+from rows import FISHER_CURVATURE, ROWS, Row
 from scoring import Scorer, accuracy, normalised
 from tasks import Task
 from workspace import Workspace, keep_result, read_result
@@ -88,7 +88,8 @@ class Study:
     ) -> dict[str, Any]:
         """One merge on one split: `correct` answers, and the `seconds` and `peak_bytes` of the merge."""
         space = self.workspace(seed)
-        label = "_".join(part.rsplit(".", 1)[-1].replace("=", "-").replace("/", "-") for part in overrides)
+        named = [part for part in overrides if not part.startswith("curvature.")]
+        label = "_".join(part.split(".", 1)[-1].replace("=", "-").replace("/", "-") for part in named)
         path = space.folder / "scores" / f"{label or 'default'}{'-refreshed' * refresh}-{scorer.split}.json"
         identity = {"overrides": list(overrides), "refresh": refresh, "limit": self.scored_examples}
         kept = read_result(path, identity)
@@ -123,7 +124,7 @@ class Study:
             space = self.workspace(seed)
             space.write_recipe()
             space.measure((), progress)
-            space.measure(("merge.method=fisher", "curvature.statistics=[diagonal]"), progress)
+            space.measure(FISHER_CURVATURE, progress)
             own[seed] = self.individual(seed, test, progress)
             for row in self.rows:
                 chosen = self.choose(seed, row, tuning, progress)

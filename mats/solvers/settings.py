@@ -25,8 +25,8 @@ class SolverSettings:
         name: `pcg`: conjugate gradients, preconditioned by the Kronecker product of sums; `cg`: plain ones; `direct`: a
             closed form, refused where there is none; `auto`: the closed form where there is one, else `pcg`.
         anchor: μ ÷ (Σ_i λ_i mean diagonal of C_i), at least 0.
-        damping: s ≥ 0, factored damping: on the left-hand side every G_i and A_i gets s times its mean diagonal added, a
-            pull toward the start in the metric of the factors (`mats.quadratics.damped`). Curvature of a single factor,
+        damping: s ≥ 0, factored: on the left-hand side every G_i and A_i gets s times its mean diagonal added, a pull
+            toward the start in the metric of the factors (`mats.quadratics.damped`). Curvature of a single factor,
             or of none, is anchored by s instead.
         radius: longest move ‖Δ‖ in units of the farthest model's distance from the start, > 0; μ grows, per system,
             from the anchor's to the smallest value that keeps it. None: no bound.
