@@ -24,6 +24,7 @@ import typer
 from ablation import decide
 from digits import decide_on_digits
 from page import write_page
+from prediction import rank
 from rows import ROWS
 from study import Study
 from tasks import TASK_SETS
@@ -103,6 +104,14 @@ def digits(context: typer.Context) -> None:
     study, results, _ = context.obj
     with progress_display(as_json=False) as progress:
         decide_on_digits(study.home.parent / "digits", study.seeds, results / "quality-digits-ablation.json", progress)
+
+
+@app.command()
+def prediction(context: typer.Context) -> None:
+    """How well the metadata alone rank all candidate merges: predicted loss against measured scores."""
+    study, results, name = context.obj
+    with progress_display(as_json=False) as progress:
+        rank(study, results / f"{name}-prediction.json", progress)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,8 @@ ROWS: tuple[Row, ...] = (
     Row("average", _method("average")),
     Row("task arithmetic", _method("task_arithmetic"), ("merge.scale", (0.2, 0.3, 0.4, 0.5))),
     Row("TIES", _method("ties"), ("merge.scale", (0.7, 1.0, 1.3, 1.6))),
-    Row("Iso-C", _method("iso_c"), ("merge.scale", (1.0, 1.5, 2.0))),
-    Row("TSV-M", _method("tsv_m"), ("merge.scale", (0.7, 1.0, 1.3))),
+    Row("Iso-C", _method("iso_c"), ("merge.scale", (1.5, 2.0, 2.5, 3.0))),
+    Row("TSV-M", _method("tsv_m"), ("merge.scale", (0.7, 1.0, 1.3, 1.6))),
     Row("task arithmetic, scales from metadata", _method("task_arithmetic", "scale=auto"), needs="metadata"),
     Row("diagonal Fisher", (*_method("fisher"), *FISHER_CURVATURE), needs="metadata"),
     Row("RegMean", _method("regmean"), needs="metadata"),
@@ -62,25 +60,24 @@ class Variant:
 
     name: str
     overrides: tuple[str, ...]
-    curvature: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _variants() -> list[Variant]:
-    mats = ("merge.method=mats",)
-    found = [
-        Variant(f"damping {strength:g} from {start}", (*mats, f"merge.init={start}", f"merge.damping={strength:g}"))
-        for start in ("tsv_m", "average")
-        for strength in (0.01, 0.1, 0.3)
-    ]
-    found += [
-        Variant(
-            f"identity anchor {anchor:g} from {start}",
-            (*mats, f"merge.init={start}", "merge.damping=0", f"merge.anchor={anchor:g}"),
-        )
-        for start in ("tsv_m", "average")
-        for anchor in (1e-3, 1e-1)
-    ]
-    return found
+_DEFAULT = ("tsv_m", 0.1, 0.0)  # start, damping, identity anchor
+_OTHERS = (
+    ("tsv_m", 0.01, 0.0),
+    ("tsv_m", 0.3, 0.0),
+    ("average", 0.01, 0.0),
+    ("average", 0.1, 0.0),
+    ("tsv_m", 0.0, 0.01),
+    ("tsv_m", 0.0, 0.1),
+    ("average", 0.0, 0.1),
+)
 
 
-VARIANTS: tuple[Variant, ...] = tuple(_variants())
+def _variant(start: str, damping: float, anchor: float) -> Variant:
+    pull = f"damping {damping:g}" if damping else f"identity anchor {anchor:g}"
+    settings = (f"merge.init={start}", f"merge.damping={damping:g}", f"merge.anchor={anchor:g}")
+    return Variant(f"{pull} from {start}", ("merge.method=mats", *settings))
+
+
+VARIANTS: tuple[Variant, ...] = tuple(_variant(*choice) for choice in (_DEFAULT, *_OTHERS))
