@@ -132,6 +132,7 @@ class Study:
                 rows[row.name][seed] = {"overrides": list(chosen), **found}
             if joint:
                 together[seed] = self.joint(seed, test, progress)
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_json_atomically(path, self.summary(own, rows, together))
         return path
 

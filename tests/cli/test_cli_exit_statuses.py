@@ -163,7 +163,7 @@ def test_a_signal_interrupts_and_tells_how_to_resume(number: signal.Signals, tmp
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    _, printed = process.communicate(timeout=20)
+    _, printed = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command resumes: mats merge r.yaml" in printed
     assert "Traceback" not in printed

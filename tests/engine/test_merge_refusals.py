@@ -103,7 +103,7 @@ def test_truncated_file(wanted: MergeRequest, bert: Family, tmp_path: Path) -> N
 def test_missing_model_and_base(wanted: MergeRequest, tmp_path: Path) -> None:
     models = (ModelInput("gone", str(tmp_path / "gone")), *wanted.models[1:])
     refused(replace(wanted, models=models), RequestError, 2, "gone")
-    refused(replace(wanted, base=None), RequestError, 2, "method mats with init task_arithmetic: needs a base model")
+    refused(replace(wanted, base=None), RequestError, 2, "method mats with init tsv_m: needs a base model")
 
 
 def test_output_exists(wanted: MergeRequest) -> None:
