@@ -143,8 +143,6 @@ def test_p3_splits_are_the_published_ones(task: str, sizes: tuple[int, int], tmp
         "story_cloze": 5,
         "anli-r1": 15,
         "mnli": 15,
-    }.items()
-    | {
         "qnli": 5,
         "qqp": 5,
         "cola": 5,
