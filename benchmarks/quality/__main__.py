@@ -1,7 +1,7 @@
 """The quality benchmark: real tasks, a real pretrained encoder, every method, the tasks' own heads.
 
     python benchmarks/quality --data FOLDER              everything: train, measure, merge, score, write the table
-    python benchmarks/quality --data FOLDER --quick      one seed, few examples: minutes, to see that it runs
+    python benchmarks/quality --data FOLDER --quick      one seed, few examples, to see that it runs
     python benchmarks/quality --data FOLDER ablation     which setting of `mats` should be its default
     python benchmarks/quality --data FOLDER digits       the same question where specialists pull apart
 
