@@ -25,7 +25,7 @@ def page(result: DemoResult) -> str:
         f"| {method} | {describe(candidate.settings)} | [report](seed-0/merged/{candidate.folder_name}/report.html) |"
         for method, candidate in result.chosen.items()
     ]
-    return f"""# Six ways to merge {len(result.scores.tasks)} specialists
+    return f"""# {len(result.chosen)} ways to merge {len(result.scores.tasks)} specialists
 
 Test accuracy in per cent, mean over {result.scores.seeds} seed(s). Each specialist is scored on its own domain,
 every other model on all of them; the last column is the mean share of the specialists' accuracy that one model keeps.
