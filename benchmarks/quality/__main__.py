@@ -108,7 +108,7 @@ def digits(context: typer.Context) -> None:
 
 @app.command()
 def prediction(context: typer.Context) -> None:
-    """How well the metadata alone rank all candidate merges: predicted loss against measured scores."""
+    """How well the metadata alone rank the data-free merges: predicted loss against measured scores."""
     study, results, name = context.obj
     with progress_display(as_json=False) as progress:
         rank(study, results / f"{name}-prediction.json", progress)
