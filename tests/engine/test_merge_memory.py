@@ -29,10 +29,14 @@ def peaks(root: Path, method: str, size: int, *cases: tuple[int, int]) -> list[P
 
 
 def compare(root: Path, method: str, few: tuple[int, int], many: tuple[int, int], size: int) -> None:
-    """The rise with `many` (layers, models) is that with `few`, to within two layers, and below the plan's estimate."""
+    """The rise with `many` (layers, models) is that with `few`, and below the plan's estimate.
+
+    A merge that held on to anything of each layer would rise by a layer or more for each; half of that is noise, of
+    the allocator and of other processes.
+    """
     layer = 4 * size * size
     small, large = peaks(root, method, size, few, many)
-    assert large.rise < small.rise + 2 * layer, (small, large)
+    assert large.rise - small.rise < 0.5 * layer * (many[0] - few[0]), (small, large)
     assert large.rise < large.planned + 2 * layer, large
     statistics = 2 if method == "mats" else 0
     assert large.rise < 0.6 * layer * many[0] * (many[1] * (1 + statistics) + 1)  # of all inputs
