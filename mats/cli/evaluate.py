@@ -87,7 +87,7 @@ def evaluate(
     \b
     Examples:
       mats evaluate recipe.yaml evaluate.split=validation
-      mats evaluate --model exp_out/merged --data configs/datasets/paws.yaml --split test
+      mats evaluate --model exp_out/merged --data configs/datasets/p3/paws.yaml --split test
     """
     from mats.cli.printing import print_json
     from mats.cli.progress_display import progress_display

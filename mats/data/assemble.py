@@ -15,7 +15,7 @@ from mats.data.images import pixel_values
 from mats.data.padding import NOT_SCORED, pad_rows, real_positions, shift_right
 from mats.data.processors import Processor
 from mats.data.spec import DatasetSpec
-from mats.errors import DataError, InputsMismatch
+from mats.errors import DataError
 
 
 def image_batch(examples: Sequence[Example], settings: ImageSettings) -> Batch:
@@ -115,7 +115,7 @@ def _position_ids(mask: Tensor) -> Tensor:
 def _prompt_ids(example: Example, processor: Processor, room: int) -> list[int]:
     """The prompt's tokens, at most `room`: what is too long loses its beginning, but the begin token stays."""
     prompt: list[int] = processor.tokenizer([example.text], truncation=False)["input_ids"][0]
-    _check_ids([prompt], processor)
+    processor.check_ids([prompt])
     kept = 1 if prompt[:1] == [processor.tokenizer.bos_token_id] and room > 1 else 0
     excess = max(0, len(prompt) - room)
     return [*prompt[:kept], *prompt[kept + excess :]]
@@ -135,7 +135,7 @@ def _prompt_and_target(example: Example, spec: DatasetSpec, processor: Processor
     tokenizer = processor.tokenizer
     prompt: list[int] = tokenizer([example.text], truncation=False)["input_ids"][0]
     target: list[int] = tokenizer([example.target], add_special_tokens=False, truncation=False)["input_ids"][0]
-    _check_ids([prompt, target], processor)
+    processor.check_ids([prompt, target])
     kept = 1 if prompt[:1] == [tokenizer.bos_token_id] else 0
     target = target[: spec.max_length - max(1, kept)]
     excess = max(0, len(prompt) + len(target) - spec.max_length)
@@ -174,7 +174,7 @@ def _tokenise(
 ) -> dict[str, list[list[int]]]:
     """Token ids of each text or pair, cut to `max_length` (special tokens kept), unpadded."""
     encoded: Any = processor.tokenizer(texts, pairs, truncation=True, max_length=max_length, padding=False)
-    _check_ids(encoded["input_ids"], processor)
+    processor.check_ids(encoded["input_ids"])
     return dict(encoded)
 
 
@@ -182,22 +182,8 @@ def _tokenise_targets(texts: list[str], spec: DatasetSpec, processor: Processor)
     longest = spec.max_target_length or spec.max_length
     encoded = processor.tokenizer(text_target=texts, truncation=True, max_length=longest, padding=False)
     ids: list[list[int]] = encoded["input_ids"]
-    _check_ids(ids, processor)
+    processor.check_ids(ids)
     return ids
-
-
-def _check_ids(rows: Sequence[Sequence[int]], processor: Processor) -> None:
-    """An id without an embedding would end in an index error deep inside the model, or stop the GPU.
-
-    Raises:
-        InputsMismatch: the tokenizer makes an id that the model does not have.
-    """
-    largest = max((max(row) for row in rows if row), default=0)
-    if processor.vocabulary_size is not None and largest >= processor.vocabulary_size:
-        raise InputsMismatch(
-            f"token id {largest} is beyond the model's vocabulary of {processor.vocabulary_size}; "
-            "the tokenizer of this very model would be right"
-        )
 
 
 def _choice_tokens(examples: Sequence[Example], spec: DatasetSpec, processor: Processor) -> Tensor:

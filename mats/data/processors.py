@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mats.data.spec import DatasetSpec
-from mats.errors import DataError, RequestError
+from mats.errors import DataError, InputsMismatch, RequestError
 
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tekken.json")  # or any *.model of sentencepiece
 
@@ -28,6 +29,23 @@ class Processor:
     pad_id: int
     decoder_start_id: int
     vocabulary_size: int | None = None
+
+    def check_ids(self, rows: Iterable[Sequence[int]], where: str = "") -> None:
+        """An id without an embedding would end in an index error deep inside the model, or stop the GPU.
+
+        Args:
+            rows: Token ids of some texts.
+            where: What the message begins with.
+
+        Raises:
+            InputsMismatch: the tokenizer makes an id that the model does not have.
+        """
+        largest = max((max(row) for row in rows if row), default=0)
+        if self.vocabulary_size is not None and largest >= self.vocabulary_size:
+            raise InputsMismatch(
+                f"{where}token id {largest} is beyond the model's vocabulary of {self.vocabulary_size}; "
+                "the tokenizer of this very model would be right"
+            )
 
 
 def load_processor(path: str | Path, spec: DatasetSpec, *, fallback: str | Path | None = None) -> Processor | None:

@@ -94,7 +94,7 @@ def merge(request: MergeRequest, progress: Progress | None = None) -> MergeResul
     if missed and request.strict:
         raise NotConverged(
             f"{path}: written, but {len(missed)} of {len(report['layers'])} solves missed their tolerance (first: "
-            f"{missed[0]}); raise solver.max_iterations or the anchor"
+            f"{missed[0]}); raise solver.max_iterations, the damping or the anchor"
         )
     return MergeResult(path, report)
 

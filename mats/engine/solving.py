@@ -63,7 +63,7 @@ def _write_group(
         if not bool(torch.isfinite(matrix).all()):
             raise NonFiniteWeights(
                 f"{system.weight}: the solve gave a value that is not finite ({certificate.stop_reason.value}); "
-                "raise the anchor, or use precision float64"
+                "raise the damping or the anchor, or use precision float64"
             )
         weight, bias = from_canonical(matrix, shapes[system.weight], system.layout, bias=system.bias is not None)
         merged = [(system.weight, weight)]

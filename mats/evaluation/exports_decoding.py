@@ -10,7 +10,7 @@ from torch import nn
 
 from mats.data import Processor, pad_rows, real_positions
 from mats.data.generation import GenerationSettings
-from mats.errors import InputsMismatch, RequestError
+from mats.errors import RequestError
 from mats.evaluation.facts import ModelFacts
 from mats.evaluation.generation import write_rows
 from mats.evaluation.scoring import evaluating
@@ -78,11 +78,7 @@ def tokenise_prompt(key: str, text: str, processor: Processor, *, decoder_only: 
         ids = ids[:-1]
     if not ids:
         raise RequestError(f"prompt {key} {text!r}: has no tokens; a longer text would be right")
-    if processor.vocabulary_size is not None and max(ids) >= processor.vocabulary_size:
-        raise InputsMismatch(
-            f"prompt {key}: token id {max(ids)} is beyond the model's vocabulary of {processor.vocabulary_size}; "
-            "the tokenizer of this very model would be right"
-        )
+    processor.check_ids([ids], f"prompt {key}: ")
     return PromptTokens(key, tuple(ids))
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from mats.data import NOT_SCORED, DatasetSpec, Example, Processor, pad_rows, real_positions
 from mats.data.generation import PerplexitySettings
-from mats.errors import DataError, InputsMismatch
+from mats.errors import DataError
 from mats.evaluation.evaluate import check_finite
 from mats.evaluation.scoring import evaluating, sequence_log_probability
 from mats.progress import Progress
@@ -51,11 +51,7 @@ def text_windows(examples: Sequence[Example], spec: DatasetSpec, processor: Proc
         ids = [*first, *ids]
     if len(ids) < 2:
         raise DataError(f"dataset {spec.name}: {len(ids)} tokens; a text of two or more would be right")
-    if processor.vocabulary_size is not None and max(ids) >= processor.vocabulary_size:
-        raise InputsMismatch(
-            f"token id {max(ids)} is beyond the model's vocabulary of {processor.vocabulary_size}; "
-            "the tokenizer of this very model would be right"
-        )
+    processor.check_ids([ids])
     return [Window(tuple(ids[begin:end]), scored) for begin, end, scored in window_ranges(len(ids), settings)]
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from mats.methods.quadratic import Curvature, QuadraticSettings
+from mats.methods.quadratic import DAMPING, Curvature, QuadraticSettings
 from mats.methods.start import StartSettings
 from mats.methods.tsv_m import TsvMSettings
 
@@ -20,10 +20,7 @@ class MatsSettings(QuadraticSettings):
     damping: float = Field(
         default=0.1,
         ge=0,
-        description=(
-            "Factored damping, ≥ 0: every A_i and G_i gets this times its mean diagonal added, as a pull toward the "
-            "start (Martens and Grosse 2015, 6.3); curvature of one factor is anchored by it; default 0.1."
-        ),
+        description=f"{DAMPING}; default 0.1.",
     )
     anchor: float = Field(
         default=0.0,

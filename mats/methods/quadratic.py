@@ -29,6 +29,11 @@ STATISTICS_OF: dict[str, tuple[str, ...]] = {
 }
 """The statistics of the store that each curvature reads."""
 
+DAMPING = (
+    "Factored damping, ≥ 0: every A_i and G_i gets this times its mean diagonal added, as a pull toward the start "
+    "(Martens and Grosse 2015, 6.3); curvature of one factor is anchored by it"
+)
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Strength = Literal["anchor", "damping"]
 LayerKind = Literal["linear", "conv1d", "conv2d", "embedding"]
@@ -98,10 +103,7 @@ class QuadraticSettings(MethodSettingsBase):
     damping: float = Field(
         default=0.0,
         ge=0,
-        description=(
-            "Factored damping, ≥ 0: every A_i and G_i gets this times its mean diagonal added, as a pull toward the "
-            "start (Martens and Grosse 2015, 6.3); curvature of one factor is anchored by it; default 0."
-        ),
+        description=f"{DAMPING}; default 0.",
     )
     cross_validate: Union[Strength, None] = Field(  # noqa: UP007
         default=None,

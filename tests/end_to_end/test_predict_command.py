@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from tiny_tasks import TinyFamily
 
 from mats.cli import main as cli
@@ -20,10 +19,7 @@ Capture = pytest.CaptureFixture[str]
 def recipe(tiny_family: Callable[[str], TinyFamily], tmp_path_factory: pytest.TempPathFactory) -> str:
     """A recipe whose stores are there, and its merged result."""
     folder = tmp_path_factory.mktemp("predicted")
-    curvature = {"examples": 32, "batch_size": 16, "store": str(folder / "metadata")}
-    data = tiny_family("bert").recipe(output=str(folder / "out"), device="cpu", curvature=curvature)
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    path = tiny_family("bert").write_recipe(folder)
     assert cli.main(["save-metadata", str(path), "--json"]) == 0
     assert cli.main(["merge", str(path), "--json"]) == 0
     assert cli.main(["merge", str(path), str(folder / "wild"), "merge.method=task_arithmetic", "merge.scale=5"]) == 0

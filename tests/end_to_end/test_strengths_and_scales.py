@@ -20,10 +20,7 @@ Capture = pytest.CaptureFixture[str]
 def recipe(tiny_family: Callable[[str], TinyFamily], tmp_path_factory: pytest.TempPathFactory) -> str:
     """A recipe with the stores of all examples and of the first half of them."""
     folder = tmp_path_factory.mktemp("left_to_metadata")
-    curvature = {"examples": 32, "batch_size": 16, "store": str(folder / "metadata")}
-    data = tiny_family("bert").recipe(output=str(folder / "out"), device="cpu", curvature=curvature)
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    path = tiny_family("bert").write_recipe(folder)
     assert cli.main(["save-metadata", str(path), "--json"]) == 0
     assert cli.main(["save-metadata", str(path), "curvature.fold=[0,2]", "--json"]) == 0
     return str(path)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from torch.nn.functional import cross_entropy
 
@@ -56,6 +57,14 @@ class TinyFamily:
         """A recipe's `base` and `models`, with further sections."""
         entries = [{"name": task.name, "path": str(task.model), "data": str(task.data)} for task in self.tasks]
         return {"base": str(self.base), "models": entries, **sections}
+
+    def write_recipe(self, folder: Path) -> Path:
+        """`recipe.yaml` in `folder`, whose stores and result lie there too; 32 examples are measured, on the CPU."""
+        curvature = {"examples": 32, "batch_size": 16, "store": str(folder / "metadata")}
+        data = self.recipe(output=str(folder / "out"), device="cpu", curvature=curvature)
+        path = folder / "recipe.yaml"
+        path.write_text(yaml.safe_dump(data, sort_keys=False))
+        return path
 
 
 def build_family(kind: str, folder: Path, *, seed: int = 0) -> TinyFamily:

@@ -1,0 +1,24 @@
+"""Every command of the program, as it is written behind `mats`."""
+
+COMMANDS = [
+    "",
+    "train",
+    "save-metadata",
+    "merge",
+    "predict",
+    "evaluate",
+    "sweep",
+    "report",
+    "generate",
+    "toxicity",
+    "harness",
+    "check",
+    "inspect",
+    "demo",
+    "metadata",
+    "metadata add",
+    "metadata verify",
+]
+
+COMMANDS_THAT_WORK = [command for command in COMMANDS if command != "metadata"]
+"""Without the one that only gathers others."""
