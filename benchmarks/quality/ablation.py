@@ -21,15 +21,11 @@ from mats.progress import Progress
 def decide(study: Study, path: Path, progress: Progress) -> None:
     """Score every variant, print and write the table, and what each left-out pair says."""
     scorer = study.scorer("tuning")
-    study.train(progress)
+    study.prepare(progress)
     shares: dict[str, dict[str, float]] = {}
-    for seed in study.seeds:
-        space = study.workspace(seed)
-        space.write_recipe()
     for variant in VARIANTS:
         per_seed = []
         for seed in study.seeds:
-            study.workspace(seed).measure(variant.overrides, progress)
             own = study.individual(seed, scorer, progress)
             found = study.score(seed, variant.overrides, scorer, progress)["correct"]
             per_seed.append({name: accuracy(found[name]) / accuracy(own[name]) for name in own})

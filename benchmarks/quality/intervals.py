@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scoring import normalised
 
 Correct = Mapping[str, list[int]]
 RESAMPLES = 2000
@@ -27,12 +28,8 @@ def difference(
 ) -> dict[str, Any]:
     """The first row's share minus the second's, and its paired interval."""
     paired = _resampled(first, own) - _resampled(second, own)
-    exact = np.mean([_share(first[seed], own[seed]) - _share(second[seed], own[seed]) for seed in own])
+    exact = np.mean([normalised(first[seed], own[seed]) - normalised(second[seed], own[seed]) for seed in own])
     return {"value": float(exact), "interval": [float(value) for value in np.percentile(paired, MIDDLE)]}
-
-
-def _share(correct: Correct, own: Correct) -> float:
-    return float(np.mean([np.mean(correct[name]) / np.mean(own[name]) for name in own]))
 
 
 def _resampled(correct: Mapping[int, Correct], own: Mapping[int, Correct]) -> NDArray[np.float64]:

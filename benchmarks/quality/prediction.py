@@ -26,6 +26,7 @@ def rank(study: Study, path: Path, progress: Progress) -> None:
     Scores are of the split `tuning`. A correlation near −1 is right: a high predicted loss means a low score.
     """
     scorer = study.scorer("tuning")
+    study.prepare(progress)
     results = {}
     for seed in study.seeds:
         space = study.workspace(seed)

@@ -19,11 +19,13 @@ class Scorer:
     Attributes:
         tasks: what is scored.
         split: of each.
+        limit: at most so many examples of each; None: all.
     """
 
     def __init__(self, tasks: Sequence[Task], data: Path, base: Path, split: str, limit: int | None) -> None:
         self.tasks = tuple(tasks)
         self.split = split
+        self.limit = limit
         self._batches = {}
         for task in tasks:
             spec = load_task(task, data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -16,7 +16,7 @@ from intervals import difference, share_interval
 from rows import FISHER_CURVATURE, ROWS, Row
 from scoring import Scorer, accuracy, normalised
 from tasks import Task
-from workspace import Workspace, keep_result, read_result
+from workspace import Workspace, remembered
 
 import mats
 from mats.files import write_json_atomically
@@ -70,18 +70,40 @@ class Study:
         limit = TUNING_EXAMPLES if split == "tuning" else self.scored_examples
         return Scorer(self.tasks, self.data, self.base, split, limit)
 
+    def prepare(self, progress: Progress) -> None:
+        """What every merge needs: the individual models, the recipe of each seed, and the metadata."""
+        self.train(progress)
+        for seed in self.seeds:
+            space = self.workspace(seed)
+            space.write_recipe()
+            space.measure((), progress)
+
     def individual(self, seed: int, scorer: Scorer, progress: Progress) -> Correct:
         """Each task's own model on its own task."""
         space = self.workspace(seed)
-        path = space.folder / "scores" / f"individual-{scorer.split}.json"
-        identity = {"split": scorer.split, "limit": self.scored_examples}
-        kept = read_result(path, identity)
-        if kept is None:
-            found = {
-                task.name: scorer.correct(task, space.model(task), None, self.base, progress) for task in self.tasks
-            }
-            kept = keep_result(path, identity, found)
-        return kept
+        return self._alone("individual", seed, scorer, progress, lambda: {t.name: space.model(t) for t in self.tasks})
+
+    def joint(self, seed: int, scorer: Scorer, progress: Progress) -> Correct:
+        """The model trained on all tasks at once."""
+        return self._alone(
+            "joint",
+            seed,
+            scorer,
+            progress,
+            lambda: train_jointly(self.home, self.data, self.tasks, seed, progress, self.training_examples),
+        )
+
+    def _alone(
+        self, kind: str, seed: int, scorer: Scorer, progress: Progress, folders: Callable[[], dict[str, Path]]
+    ) -> Correct:
+        """Whole models, each with a head of its own, on their own tasks."""
+
+        def answers() -> Correct:
+            found = folders()
+            return {t.name: scorer.correct(t, found[t.name], None, self.base, progress) for t in self.tasks}
+
+        path = self.workspace(seed).folder / "scores" / f"{kind}-{scorer.split}.json"
+        return remembered(path, {"limit": scorer.limit}, answers)
 
     def score(
         self, seed: int, overrides: Sequence[str], scorer: Scorer, progress: Progress, *, refresh: int = 0
@@ -91,10 +113,12 @@ class Study:
         named = [part for part in overrides if not part.startswith("curvature.")]
         label = "_".join(part.split(".", 1)[-1].replace("=", "-").replace("/", "-") for part in named)
         path = space.folder / "scores" / f"{label or 'default'}{'-refreshed' * refresh}-{scorer.split}.json"
-        identity = {"overrides": list(overrides), "refresh": refresh, "limit": self.scored_examples}
-        kept = read_result(path, identity)
-        if kept is not None:
-            return kept
+        question = {"recipe": space.resolved(overrides), "refresh": refresh, "limit": scorer.limit}
+        return remembered(path, question, lambda: self._merge_and_score(space, overrides, scorer, progress, refresh))
+
+    def _merge_and_score(
+        self, space: Workspace, overrides: Sequence[str], scorer: Scorer, progress: Progress, refresh: int
+    ) -> dict[str, Any]:
         output = space.folder / "merged"
         cost = space.merge(overrides, output)
         for turn in range(refresh):
@@ -103,7 +127,7 @@ class Study:
             shutil.rmtree(measured)
         correct = scorer.merged(output, self.base, progress)
         shutil.rmtree(output)
-        return keep_result(path, identity, {"correct": correct, **cost})
+        return {"correct": correct, **cost}
 
     def choose(self, seed: int, row: Row, scorer: Scorer, progress: Progress) -> tuple[str, ...]:
         """The candidate of a row with the best mean share on unseen training examples; the first of equals."""
@@ -116,15 +140,12 @@ class Study:
 
     def report(self, path: Path, progress: Progress, *, joint: bool) -> Path:
         """Do all that is not done, and write every figure as JSON."""
-        self.train(progress)
+        self.prepare(progress)
         tuning, test = self.scorer("tuning"), self.scorer("test")
         own, rows = {}, {row.name: {} for row in self.rows}
         together: dict[int, Correct] = {}
         for seed in self.seeds:
-            space = self.workspace(seed)
-            space.write_recipe()
-            space.measure((), progress)
-            space.measure(FISHER_CURVATURE, progress)
+            self.workspace(seed).measure(FISHER_CURVATURE, progress)
             own[seed] = self.individual(seed, test, progress)
             for row in self.rows:
                 chosen = self.choose(seed, row, tuning, progress)
@@ -135,19 +156,6 @@ class Study:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json_atomically(path, self.summary(own, rows, together))
         return path
-
-    def joint(self, seed: int, scorer: Scorer, progress: Progress) -> Correct:
-        """The model trained on all tasks at once."""
-        path = self.workspace(seed).folder / "scores" / f"joint-{scorer.split}.json"
-        identity = {"limit": self.scored_examples}
-        kept = read_result(path, identity)
-        if kept is None:
-            folders = train_jointly(self.home, self.data, self.tasks, seed, progress, self.training_examples)
-            found = {
-                task.name: scorer.correct(task, folders[task.name], None, self.base, progress) for task in self.tasks
-            }
-            kept = keep_result(path, identity, found)
-        return kept
 
     def summary(self, own: dict[int, Correct], rows: dict[str, Any], together: dict[int, Correct]) -> dict[str, Any]:
         """Tables of accuracies and shares, with intervals, and what made them."""

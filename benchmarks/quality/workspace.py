@@ -8,9 +8,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from individuals import base_folder, individual_folder
@@ -83,6 +84,10 @@ class Workspace:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.recipe.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
 
+    def resolved(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """The recipe with every default filled in: a result of other defaults is another result."""
+        return load_recipe(self.recipe, list(overrides)).as_written()
+
     def measure(self, overrides: Sequence[str], progress: Progress) -> None:
         """Step one for every model, with the statistics that a method named in `overrides` may ask for."""
         recipe = load_recipe(self.recipe, list(overrides))
@@ -119,16 +124,14 @@ class Workspace:
         return {"seconds": time.perf_counter() - started, "peak_bytes": usage.ru_maxrss * 1024.0}
 
 
-def read_result(path: Path, identity: object) -> dict | None:
-    """A result kept from an earlier run, if it is of the same question."""
-    if not path.is_file():
-        return None
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    return kept["result"] if kept["identity"] == json.loads(json.dumps(identity)) else None
-
-
-def keep_result(path: Path, identity: object, result: dict) -> dict:
-    """Write a result beside the question that it answers."""
+def remembered(path: Path, question: object, answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The answer kept at `path`, if it is to this very question; else the answer found now, which is then kept."""
+    question = json.loads(json.dumps(question))
+    if path.is_file():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["question"] == question:
+            return kept["answer"]
+    found = answer()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json_atomically(path, {"identity": identity, "result": result})
-    return result
+    write_json_atomically(path, {"question": question, "answer": found})
+    return found
