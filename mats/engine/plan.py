@@ -121,7 +121,6 @@ def plan_merge(request: MergeRequest) -> MergePlan:
 def make_plan(inputs: MergeInputs) -> MergePlan:
     """Plan the merge of open `inputs`; see `plan_merge`."""
     request = inputs.request
-    _check_weights(request)
     chosen = {info.name: _method_for(info.name, request) for info in inputs.leading if info.name not in inputs.head}
     _check_bases(inputs, list(chosen.values()))
     stores = store_indexes(inputs) if any(method.reads_metadata for method in chosen.values()) else []
@@ -149,17 +148,6 @@ def _method_for(name: str, request: MergeRequest) -> MethodSettings:
         if fnmatch.fnmatchcase(name, rule.parameters):
             return rule.method
     return request.method
-
-
-def _check_weights(request: MergeRequest) -> None:
-    methods = [request.method, *(rule.method for rule in request.rules)]
-    if not any(isinstance(method, QuadraticSettings) or method.reads_metadata for method in methods):
-        return
-    for model in request.models:
-        if model.weight <= 0:
-            raise RequestError(
-                f"model {model.name}: weight {model.weight:g} must be in (0, ∞) where a quadratic is minimised"
-            )
 
 
 def _check_bases(inputs: MergeInputs, methods: Sequence[MethodSettings]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 from mats.errors import RequestError
 from mats.methods.registry import MethodSettings
+from mats.methods.sparsify import SparsifySettings
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,14 @@ class ModelInput:
     Attributes:
         name: how the report calls it; unique within a request.
         path: folder, file or hub id of the checkpoint or adapter.
-        weight: λ_i; above 0, save that task arithmetic may subtract a task by a negative one.
+        weight: λ_i, of those that the method takes: above 0 for quadratics, any number for `linear`, else not 0.
         metadata: folder of the store measured on this model; None where no method needs one.
         measured_on: the checkpoint that the store was measured on, where that is not the model itself: a merged model
             whose statistics replace the model's own. The store is checked against its weights instead, with the
             model's own head on them where the folder keeps heads.
         folds: folders of two stores, each measured on its half of the examples; needed by cross-validation alone.
+        sparsify: how the model is thinned out before any method sees it; None: not at all. Its metadata stay those of
+            the model itself.
     """
 
     name: str
@@ -33,6 +35,7 @@ class ModelInput:
     metadata: Path | None = None
     measured_on: str | None = None
     folds: tuple[Path, ...] = ()
+    sparsify: SparsifySettings | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ class MergeRequest:
         """Check what needs no file.
 
         Raises:
-            RequestError: no model, two models of one name, a weight of 0, an unknown dtype, heads of an unknown model.
+            RequestError: no model, two models of one name, a weight that a method does not take, an unknown dtype,
+                heads of an unknown model.
         """
         if not self.models:
             raise RequestError("models: the list is empty; a merge needs at least one model")
@@ -113,8 +117,11 @@ class MergeRequest:
             if names.count(name) > 1:
                 raise RequestError(f"models: the name {name!r} is given {names.count(name)} times; names must differ")
         for model in self.models:
-            if not math.isfinite(model.weight) or model.weight == 0:
-                raise RequestError(f"model {model.name}: weight {model.weight:g} must be finite and not 0")
+            for method in (self.method, *(rule.method for rule in self.rules)):
+                if fault := method.weight_fault(model.weight):
+                    raise RequestError(
+                        f"model {model.name}: weight {model.weight:g} with method {method.name}; {fault}"
+                    )
         if self.heads is not None and self.heads.source not in ("own", "average", "base", *names):
             raise RequestError(
                 f"heads.from: {self.heads.source!r}; own, average, base or a model ({', '.join(names)}) would be right"

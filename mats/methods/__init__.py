@@ -5,6 +5,7 @@ from mats.methods.base import BaseSettings
 from mats.methods.elementwise import ElementwiseMerge, Sampler, elementwise, is_mergeable
 from mats.methods.fisher import FisherSettings
 from mats.methods.iso_c import IsoCSettings
+from mats.methods.linear import LinearSettings
 from mats.methods.mats import MatsSettings
 from mats.methods.quadratic import QuadraticSettings, SolverChoice
 from mats.methods.registry import MethodSettings, method_names, parse_method, settings_class
@@ -22,6 +23,7 @@ __all__ = [
     "ElementwiseSettings",
     "FisherSettings",
     "IsoCSettings",
+    "LinearSettings",
     "MatsSettings",
     "MethodSettings",
     "MethodSettingsBase",

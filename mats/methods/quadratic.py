@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from mats.methods.settings import MethodSettingsBase
+from mats.methods.settings import AllowedWeights, MethodSettingsBase
 from mats.methods.start import StartSettings
 
 Curvature = Literal["kfac", "input_gram", "block", "diagonal", "identity", "init"]
@@ -88,6 +88,7 @@ class QuadraticSettings(MethodSettingsBase):
     """Base of the settings of fisher, regmean and mats; see each for its defaults."""
 
     needs_base: ClassVar[bool] = False  # the start may need one; the engine asks it
+    allowed_weights: ClassVar[AllowedWeights] = "positive"
 
     init: StartSettings = Field(description="The start x0: what directions without curvature keep.")
     outside: Union[StartSettings, None] = Field(  # noqa: UP007 (pydantic reads it at run time)

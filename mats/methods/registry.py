@@ -13,6 +13,7 @@ from mats.methods.average import AverageSettings
 from mats.methods.base import BaseSettings
 from mats.methods.fisher import FisherSettings
 from mats.methods.iso_c import IsoCSettings
+from mats.methods.linear import LinearSettings
 from mats.methods.mats import MatsSettings
 from mats.methods.regmean import RegMeanSettings
 from mats.methods.settings import MethodSettingsBase, registered_settings
@@ -23,6 +24,7 @@ from mats.methods.tsv_m import TsvMSettings
 MethodSettings = Annotated[
     Union[  # noqa: UP007 (pydantic reads it at run time)
         AverageSettings,
+        LinearSettings,
         TaskArithmeticSettings,
         TiesSettings,
         TsvMSettings,

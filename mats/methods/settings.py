@@ -6,15 +6,19 @@ field, and by naming the class in the union of `mats.methods.registry`.
 
 from __future__ import annotations
 
+import math
 import typing
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
     from mats.methods.elementwise import ElementwiseMerge
+
+AllowedWeights: TypeAlias = Literal["any", "not_zero", "positive"]
+"""Which weights a method takes: every finite number, all but 0 (which would leave a model out), or those above 0."""
 
 _REGISTERED: dict[str, type[MethodSettingsBase]] = {}
 
@@ -26,6 +30,8 @@ class MethodSettingsBase(BaseModel):
 
     needs_base: ClassVar[bool] = True
     """Whether the method cannot work without a base model."""
+    allowed_weights: ClassVar[AllowedWeights] = "not_zero"
+    """Which models' weights the method takes; with metadata read, they must be above 0 in any case."""
     statistics: ClassVar[tuple[str, ...]] = ()
     """The statistics of the metadata store that the method can use; empty for data-free methods."""
 
@@ -47,6 +53,21 @@ class MethodSettingsBase(BaseModel):
     def reads_metadata(self) -> bool:
         """Whether these settings need the metadata of every model."""
         return False
+
+    def weight_fault(self, weight: float) -> str | None:
+        """What would be right instead of a model's `weight`; None where the method takes it.
+
+        >>> from mats.methods import AverageSettings
+        >>> AverageSettings().weight_fault(0.0)
+        'a number other than 0 would be right; leave the model out if it should not count'
+        """
+        if not math.isfinite(weight):
+            return "a finite number would be right"
+        if weight <= 0 and (self.reads_metadata or self.allowed_weights == "positive"):
+            return "a number in (0, ∞) would be right where a quadratic is minimised"
+        if weight == 0 and self.allowed_weights == "not_zero":
+            return "a number other than 0 would be right; leave the model out if it should not count"
+        return None
 
     @property
     def name(self) -> str:

@@ -9,13 +9,14 @@ from pydantic import Field
 from mats.methods.average import AverageSettings
 from mats.methods.base import BaseSettings
 from mats.methods.iso_c import IsoCSettings
+from mats.methods.linear import LinearSettings
 from mats.methods.task_arithmetic import TaskArithmeticSettings
 from mats.methods.ties import TiesSettings
 from mats.methods.tsv_m import TsvMSettings
 
 StartSettings = Annotated[
     Union[  # noqa: UP007 (pydantic reads it at run time)
-        BaseSettings, AverageSettings, TaskArithmeticSettings, TiesSettings, TsvMSettings, IsoCSettings
+        BaseSettings, AverageSettings, LinearSettings, TaskArithmeticSettings, TiesSettings, TsvMSettings, IsoCSettings
     ],
     Field(discriminator="method"),
 ]

@@ -29,7 +29,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
 )
 
 
-METHODS = ("average", "task_arithmetic", "ties", "tsv_m", "iso_c", "fisher", "regmean", "mats", "base")
+METHODS = ("average", "linear", "task_arithmetic", "ties", "tsv_m", "iso_c", "fisher", "regmean", "mats", "base")
 
 
 def tables() -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from mats.recipes.flat import DEFAULT_METHOD, FlatMethodSection
 from mats.recipes.heads import WORDS, HeadsSection
@@ -76,6 +77,21 @@ class Recipe(Section):
         if twice:
             raise ValueError(f"the name {', '.join(map(repr, twice))} is given twice; names must differ")
         return models
+
+    @model_validator(mode="after")
+    def _weights_that_the_methods_take(self) -> Recipe:
+        """Every model's weight must mean something to every method of the recipe; each fault stands at its weight."""
+        faults: list[InitErrorDetails] = []
+        for index, model in enumerate(self.models):
+            for method in (self.merge.settings, *(rule.settings for rule in self.merge.rules)):
+                if fault := method.weight_fault(model.weight):
+                    written = int(model.weight) if model.weight.is_integer() else model.weight
+                    kind = PydanticCustomError("value_error", "{error}", {"error": f"{fault} (method {method.name})"})
+                    faults.append({"type": kind, "loc": ("models", index, "weight"), "input": written})
+                    break
+        if faults:
+            raise ValidationError.from_exception_data("Recipe", faults)
+        return self
 
     @model_validator(mode="after")
     def _head_of_a_known_model(self) -> Recipe:

@@ -29,7 +29,9 @@ class ModelEntry(Section):
         default=None, min_length=1, description="Dataset file (docs/datasets.md) to measure and score the model on."
     )
     weight: float = Field(
-        default=1.0, description="Weight λ among the others; above 0, but task arithmetic subtracts a task below 0."
+        default=1.0,
+        description="Weight λ among the others: above 0 where curvature is used, else not 0 (below 0 subtracts a task);"
+        " `linear` and `formula` take any number.",
     )
     metadata: str | None = Field(
         default=None,
@@ -42,14 +44,6 @@ class ModelEntry(Section):
         description="Another checkpoint, such as an earlier merge of these models, on whose weights (under this "
         "model's head) the metadata are measured; the model stays what the merge aims at.",
     )
-
-    @field_validator("weight")
-    @classmethod
-    def _not_nothing(cls, weight: float) -> float:
-        """A weight of 0 would leave the model out silently."""
-        if weight == 0:
-            raise ValueError("a number other than 0 would be right; leave the model out if it should not count")
-        return weight
 
     @model_validator(mode="before")
     @classmethod

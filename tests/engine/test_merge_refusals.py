@@ -133,7 +133,8 @@ def test_unknown_device(wanted: MergeRequest) -> None:
 
 def test_negative_weight_of_a_quadratic(wanted: MergeRequest) -> None:
     models = (replace(wanted.models[0], weight=-1.0), *wanted.models[1:])
-    refused(replace(wanted, models=models), RequestError, 2, r"weight -1 must be in \(0, ∞\)")
+    with pytest.raises(RequestError, match=r"model task0: weight -1 with method mats; a number in \(0, ∞\)"):
+        replace(wanted, models=models)
 
 
 def test_strict_publishes_and_then_says_that_a_solve_missed(wanted: MergeRequest) -> None:

@@ -17,6 +17,7 @@ def test_every_registered_method_is_in_the_union():
     assert set(method_names()) == set(registered_settings())
     assert set(method_names()) == {
         "average",
+        "linear",
         "task_arithmetic",
         "ties",
         "tsv_m",

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from mats.errors import RecipeError
+from mats.methods import StartSettings, method_names
 from mats.recipes import Recipe, load_recipe, recipe_from
 
 BAD = """\
 bas: x
 weight: 3
 models:
-  - {name: paws, path: a, weight: 0}
+  - {name: paws, path: a, weight: none}
   - {nam: q, pth: b}
 merge:
   method: mats
@@ -31,31 +33,29 @@ dtype: bf16
 device: gpu
 """
 
+STARTS = [start.model_fields["method"].default for start in get_args(get_args(StartSettings)[0])]
 EXPECTED = """\
 1: unknown key 'bas'; did you mean 'base'?; received "x"
 2: unknown key 'weight' here; it belongs to models.<name>.weight; received 3
-4: models.paws.weight: received 0; a number other than 0 would be right; leave the model out if it should not count
+4: models.paws.weight: received "none"; a number would be right
 5: models.1.name: missing; it is required (is 'nam' meant for it?)
 5: models.1.path: missing; it is required (is 'pth' meant for it?)
 5: models.1: unknown key 'nam'; did you mean 'name'?; received "q"
 5: models.1: unknown key 'pth'; did you mean 'path'?; received "b"
 8: merge: unknown key 'anchr'; did you mean 'anchor'?; received 0.1
-9: merge.init.method: received 'task-arithmetic'; one of base, average, task_arithmetic, ties, tsv_m, \
-iso_c would be right; did you mean 'task_arithmetic'?
+9: merge.init.method: received 'task-arithmetic'; one of STARTS would be right; did you mean 'task_arithmetic'?
 10: merge.solver.name: received "pgc"; 'auto', 'pcg', 'cg' or 'direct' would be right; did you mean 'pcg'?
 10: merge.solver.tolerance: received "abc"; a number would be right
 11: merge.shrinkage: received "foo"; a number or 'ledoit_wolf' or 'oas' would be right
-13: merge.rules.0.method: received 'dare-ties'; one of average, task_arithmetic, ties, tsv_m, iso_c, \
-fisher, regmean, mats, base would be right; did you mean 'ties'?
-14: merge.rules.1.method: missing; one of average, task_arithmetic, ties, tsv_m, iso_c, fisher, regmean, mats, base \
-would be right
+13: merge.rules.0.method: received 'dare-ties'; one of METHODS would be right; did you mean 'ties'?
+14: merge.rules.1.method: missing; one of METHODS would be right
 15: memory_budget: received "8XB"; give a number of bytes, or a number with a unit such as 8GB or 500MiB
 16: curvature.statistics.0: received "inputgram"; 'input_gram', 'output_gram', 'diagonal' or 'block' would be right; \
 did you mean 'input_gram'?
 16: curvature.examples: received 0; a number of at least 1 would be right
 17: dtype: received "bf16"; 'float32', 'float16', 'bfloat16' or 'float64' would be right; did you mean 'bfloat16'?
 18: device: received "gpu"; one of auto, cpu, cuda, cuda:N, mps, xpu would be right
-"""
+""".replace("METHODS", ", ".join(method_names())).replace("STARTS", ", ".join(STARTS))
 
 
 def test_every_fault_of_a_bad_recipe_is_told_in_order(tmp_path: Path) -> None:
@@ -103,3 +103,41 @@ def test_a_recipe_is_frozen_and_reads_back_what_it_writes() -> None:
     assert recipe_from(written) == recipe
     with pytest.raises(ValueError, match="frozen"):
         recipe.seed = 3  # type: ignore[misc]
+
+
+WEIGHTS = """\
+models:
+  - {name: paws, path: a, weight: 0}
+  - {name: qasc, path: b, weight: -1}
+merge: METHOD
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "faults"),
+    [
+        ("linear", ()),
+        ("{method: linear, normalize: true}", ()),
+        ("average", ("2: models.paws.weight: received 0; a number other than 0 would be right; leave the model out",)),
+        ("task_arithmetic", ("2: models.paws.weight: received 0; a number other than 0 would be right",)),
+        ("{method: linear, rules: [{parameters: '*bias', method: average}]}", ("2: models.paws.weight: received 0;",)),
+        (
+            "mats",
+            (
+                "2: models.paws.weight: received 0; a number in (0, ∞) would be right where a quadratic is minimised",
+                "3: models.qasc.weight: received -1; a number in (0, ∞) would be right where a quadratic is minimised",
+            ),
+        ),
+    ],
+)
+def test_weights_are_those_that_the_method_takes(tmp_path: Path, method: str, faults: tuple[str, ...]) -> None:
+    path = tmp_path / "weights.yaml"
+    path.write_text(WEIGHTS.replace("METHOD", method))
+    if not faults:
+        assert [model.weight for model in load_recipe(path).models] == [0, -1]
+        return
+    with pytest.raises(RecipeError, match="weight") as caught:
+        load_recipe(path)
+    assert len(caught.value.faults) == len(faults)
+    for told, expected in zip(caught.value.faults, faults, strict=True):
+        assert told.startswith(f"{path}:{expected}"), told
