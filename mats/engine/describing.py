@@ -91,6 +91,7 @@ def _model_entry(inputs: MergeInputs, index: int, fingerprints: Mapping[str, str
         "fingerprint": fingerprints.get(model.name) if model.measured_on is None else None,
         "metadata": str(model.metadata) if used else None,
         **_measured_entry(model, fingerprints.get(model.name)),
+        **({} if model.sparsify is None else {"sparsify": model.sparsify.model_dump(mode="json")}),
         "examples": inputs.store(index).examples if used else None,
     }
 
@@ -113,6 +114,8 @@ def recipe_of(request: MergeRequest) -> dict[str, Any]:
             entry["metadata"] = str(model.metadata)
         if model.measured_on is not None:
             entry["measured_on"] = model.measured_on
+        if model.sparsify is not None:
+            entry["sparsify"] = model.sparsify.model_dump(mode="json")
         models.append(entry)
     heads = request.heads
     return {

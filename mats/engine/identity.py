@@ -27,6 +27,7 @@ def merge_identity(inputs: MergeInputs, plan: MergePlan) -> str:
         "models": [
             [model.name, model.weight, model.path, str(model.metadata), model.measured_on] for model in request.models
         ],
+        "sparsify": [model.sparsify and model.sparsify.model_dump(mode="json") for model in request.models],
         "heads": None if request.heads is None else [list(request.heads.parameters), request.heads.source],
         "files": [_file_states(checkpoint) for checkpoint in (*inputs.checkpoints, *filter(None, [inputs.given_base]))],
         "stores": [inputs.store(index).fingerprint for index in inputs.opened_stores],

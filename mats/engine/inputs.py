@@ -24,6 +24,7 @@ from mats.checkpoints.heads import head_names
 from mats.engine.devices import resolve_dtype
 from mats.engine.heads import Separated, separate, under_head
 from mats.engine.request import MergeRequest
+from mats.engine.sparsified import sparsified_view
 from mats.errors import InputsMismatch, RequestError
 from mats.methods.sampling import sample_checkpoint
 from mats.store import MetadataStore, open_store
@@ -63,6 +64,7 @@ class MergeInputs:
             self.owner = self._body if self.separated is None else self.separated.owner
             self.reference = self._body if self.separated is None else under_head(self._body, self.separated.head)
             self._match_names()
+            self._thinned = self._sparsified()
         except BaseException:
             self._exit.close()
             raise
@@ -124,6 +126,26 @@ class MergeInputs:
         groups = tied_in_all(self._body, self.models)
         self.followers = {group[0]: group[1:] for group in groups}
         self._leaders = {other: group[0] for group in groups for other in group[1:]}
+
+    def _sparsified(self) -> dict[int, Checkpoint]:
+        """Model index → the model with its change thinned out, where the request asks for that and it does anything.
+
+        Raises:
+            RequestError: the change against a base is asked for, and there is none.
+        """
+        views = {}
+        for index, (given, model) in enumerate(zip(self.request.models, self.models, strict=True)):
+            if given.sparsify is None or given.sparsify.changes_nothing:
+                continue
+            if self.base is None and given.sparsify.of == "delta":
+                raise RequestError(
+                    f"model {given.name}: sparsify.of: delta is the change against a base, and none is given; `base:`, "
+                    "or of: weights, would be right"
+                )
+            names = {name: self._aliases[index].get(name, name) for name in self._body.tensors if name in self._common}
+            floating = {name: own for name, own in names.items() if model.tensors[own].dtype.is_floating_point}
+            views[index] = sparsified_view(model, self.base, floating, given.sparsify, given.name)
+        return views
 
     @cached_property
     def infos(self) -> dict[str, TensorInfo]:
@@ -194,7 +216,15 @@ class MergeInputs:
         """
         if name in self.head:
             return self.checkpoints[index].read(name)
-        return self.models[index].read(self._aliases[index].get(name, name))
+        checkpoint, own = self._place(index, name)
+        return checkpoint.read(own)
+
+    def _place(self, index: int, name: str) -> tuple[Checkpoint, str]:
+        """Where model `index`'s tensor for `name` of the output is read, and under which name."""
+        thinned = self._thinned.get(index)
+        if thinned is not None and name in thinned.tensors:
+            return thinned, name
+        return self.models[index], self._aliases[index].get(name, name)
 
     def read_all(self, name: str) -> Iterator[Tensor]:
         """Every model's tensor for `name`, one at a time."""
@@ -218,7 +248,7 @@ class MergeInputs:
     def sample(self, model: int | None, name: str, count: int) -> Tensor:
         """About `count` entries of a model's tensor (None: of the base), evenly spread (`mats.methods.Sampler`)."""
         if model is not None:
-            return sample_checkpoint(self.models[model], self._aliases[model].get(name, name), count)
+            return sample_checkpoint(*self._place(model, name), count)
         if self.kind == "ia3":
             return torch.ones_like(self.sample(0, name, count))
         if self.base is None:

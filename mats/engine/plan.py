@@ -20,6 +20,7 @@ from mats.engine.inputs import MergeInputs
 from mats.engine.layout import Layout, canonical_shape
 from mats.engine.memory import DEFAULT_BUDGET, FLOAT, device_memory, factor_elements, physical_memory, system_bytes
 from mats.engine.request import MergeRequest
+from mats.engine.sparsified import sparsify_bytes, sparsify_notes
 from mats.errors import OutOfSpace, RequestError
 from mats.methods.average import AverageSettings
 from mats.methods.elementwise import is_mergeable
@@ -127,6 +128,7 @@ def make_plan(inputs: MergeInputs) -> MergePlan:
     streamed, systems = _decide(inputs, chosen, stores)
     streamed += _head(inputs)
     groups = _split(systems, request, len(inputs.models))
+    thinning = sparsify_bytes(request.models, max((info.numel for info in inputs.leading), default=0))
     return MergePlan(
         tensors=tuple(inputs.tensors),
         streamed=tuple(streamed),
@@ -136,9 +138,14 @@ def make_plan(inputs: MergeInputs) -> MergePlan:
         extra=inputs.extra,
         tied=tuple((name, *others) for name, others in inputs.followers.items()),
         fallbacks=_fallbacks(streamed, systems),
-        peak_bytes=max([group.bytes for group in groups] + [_streaming_bytes(streamed, inputs.infos)]),
+        peak_bytes=max([group.bytes for group in groups] + [_streaming_bytes(streamed, inputs.infos)]) + thinning,
         output_bytes=sum(info.nbytes for info in inputs.tensors),
-        notes=(*_notes(stores), *_measured_notes(inputs), *_head_notes(inputs)),
+        notes=(
+            *_notes(stores),
+            *_measured_notes(inputs),
+            *_head_notes(inputs),
+            *sparsify_notes(request.models, measured=bool(stores)),
+        ),
         heads={} if inputs.separated is None else head_summary(inputs.separated, _model_names(request)),
     )
 

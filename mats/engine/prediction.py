@@ -118,6 +118,7 @@ def predict(
 
     Args:
         request: models with their metadata, and the base; its method and rules have no say, its output is not touched.
+            Losses are those around the models themselves, sparsified or not.
         candidates: name → checkpoint or merged folder with the tensors of the models.
         quantity: None: the loss, or the output error where the stores hold input Grams alone.
         inputs_too: put the base (if there is one) and every model before the candidates.
@@ -131,7 +132,8 @@ def predict(
         InputsMismatch, ShapeMismatch, FingerprintMismatch: candidate, models and stores do not fit together.
         CheckpointCorrupt, NonFiniteWeights, StoreCorrupt, NonFiniteStatistic: from the files.
     """
-    with measured(request, quantity) as (inputs, plan, chosen), ExitStack() as opened:
+    dense = replace(request, models=tuple(replace(model, sparsify=None) for model in request.models))
+    with measured(dense, quantity) as (inputs, plan, chosen), ExitStack() as opened:
         readers = _inputs(inputs) if inputs_too else {}
         names: list[frozenset[str]] = []
         for name, path in candidates.items():

@@ -59,6 +59,8 @@ class SparsifySettings(BaseModel):
         description="Of breadcrumbs alone: share of the largest that is dropped; default 0.01.",
     )
 
+    seed: int | None = Field(default=None, ge=0, description="Of random and della: seed of the masks; null: `seed`.")
+
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, value: Any) -> Any:
@@ -115,6 +117,14 @@ class SparsifySettings(BaseModel):
         if self.rescale == "inverse" and self.drop < 1:
             return 1.0 / self.density
         return self.rescale if isinstance(self.rescale, float) else 1.0
+
+    @property
+    def told(self) -> str:
+        """In words: `random drops 0.9 of delta (rescale inverse, seed 0)`."""
+        own = {"della": f", epsilon {self.half_width:g}", "breadcrumbs": f", gamma {self.outliers:g}"}
+        seed = f", seed {self.seed or 0}" if self.strategy in UNBIASED else ""
+        rescale = f"{self.rescale:g}" if isinstance(self.rescale, float) else self.rescale
+        return f"{self.strategy} drops {self.drop:g} of {self.of} (rescale {rescale}{own.get(self.strategy, '')}{seed})"
 
     @property
     def by_place(self) -> bool:

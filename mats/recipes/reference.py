@@ -17,11 +17,13 @@ from mats.recipes.flat import DEFAULT_METHOD, FlatMethodSection
 from mats.recipes.heads import HeadsSection
 from mats.recipes.schema import MergeSection, Recipe, RuleEntry
 from mats.recipes.sections import CurvatureSection, EvaluateSection, ModelEntry
+from mats.recipes.sparsify import SparsifySection
 
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("The recipe", Recipe),
     ("`models`: one entry", ModelEntry),
     ("`heads`", HeadsSection),
+    ("`sparsify`", SparsifySection),
     ("`curvature`", CurvatureSection),
     ("`merge`", MergeSection),
     ("`merge.rules`: one entry", RuleEntry),

@@ -14,6 +14,7 @@ from mats.errors import MatsError, RecipeError, RequestError
 from mats.methods.quadratic import QuadraticSettings
 from mats.recipes.schema import Recipe
 from mats.recipes.sections import ModelEntry
+from mats.recipes.sparsify import sparsify_of
 
 if TYPE_CHECKING:
     from mats.engine.collection_request import CollectionRequest
@@ -140,7 +141,8 @@ def merge_request(
         try:
             folder = existing_metadata(recipe, model) if reads_metadata(recipe) else None
             halves = fold_folders(recipe, model) if cross_validates(recipe) else ()
-            inputs.append(ModelInput(model.name, model.path, model.weight, folder, model.measured_on, halves))
+            thinned = sparsify_of(recipe, model)
+            inputs.append(ModelInput(model.name, model.path, model.weight, folder, model.measured_on, halves, thinned))
         except MatsError as error:
             faults.extend(str(error).splitlines())
     if faults:

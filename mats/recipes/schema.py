@@ -11,6 +11,7 @@ from mats.recipes.flat import DEFAULT_METHOD, FlatMethodSection
 from mats.recipes.heads import WORDS, HeadsSection
 from mats.recipes.sections import DEVICE_PATTERN, CurvatureSection, EvaluateSection, FloatName, ModelEntry, Section
 from mats.recipes.sizes import ByteSize
+from mats.recipes.sparsify import SparsifySection
 
 
 class RuleEntry(FlatMethodSection):
@@ -46,6 +47,9 @@ class Recipe(Section):
     )
     heads: HeadsSection | None = Field(
         default=None, description="Keep task heads out of the merge: auto, or a mapping. null: everything is merged."
+    )
+    sparsify: SparsifySection | None = Field(
+        default=None, description="Drop part of what each model changed, before it is merged; null: nothing."
     )
     curvature: CurvatureSection = Field(default=CurvatureSection(), description="What is measured on each model.")
     merge: MergeSection = Field(default_factory=_default_merge, description="How the models are merged.")

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from mats.recipes.sparsify import SparsifySection
+
 Statistic = Literal["input_gram", "output_gram", "diagonal", "block"]
 DEVICE_PATTERN = r"^(auto|cpu|mps|(cuda|xpu)(:[0-9]+)?)$"
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps", "xpu")
@@ -43,6 +45,9 @@ class ModelEntry(Section):
         min_length=1,
         description="Another checkpoint, such as an earlier merge of these models, on whose weights (under this "
         "model's head) the metadata are measured; the model stays what the merge aims at.",
+    )
+    sparsify: SparsifySection | None = Field(
+        default=None, description="Drop part of what this model changed; null: as the recipe's `sparsify` says."
     )
 
     @model_validator(mode="before")
