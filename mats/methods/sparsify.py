@@ -71,7 +71,10 @@ class SparsifySettings(BaseModel):
         if "density" in value:
             if "drop" in value:
                 raise ValueError("drop and density are both given; one of them would be right")
-            value["drop"] = _complement(value.pop("density"))
+            density = value.pop("density")
+            if isinstance(density, bool) or not isinstance(density, (int, float)) or not 0 <= density <= 1:
+                raise ValueError(f"density: received {density!r}; a number in [0, 1] would be right")
+            value["drop"] = _complement(density)
         if value.get("rescale") is None:
             value["rescale"] = "inverse" if value.get("strategy", "random") in UNBIASED else "none"
         return value
@@ -137,8 +140,6 @@ def share_of(share: float, count: int) -> int:
     return math.floor(Fraction(repr(share)) * count)
 
 
-def _complement(share: Any) -> Any:
-    """1 − share, exact for a decimal number; whatever is no number is left for the schema to refuse."""
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not math.isfinite(share):
-        return share
+def _complement(share: float) -> float:
+    """1 − share, exact for a decimal number."""
     return float(1 - Fraction(repr(share)))

@@ -80,10 +80,10 @@ def rank_chances(magnitudes: Tensor, density: float, epsilon: float) -> npt.NDAr
         One chance per entry, flat: DELLA-Merging (arXiv 2406.11617), section 3.1.
     """
     rows = magnitudes.shape[0] if magnitudes.dim() > 1 else 1
-    table = np.ascontiguousarray(magnitudes.to(torch.float32).reshape(rows, -1).numpy())
-    width = table.shape[1]
+    width = magnitudes.numel() // max(rows, 1)
     if width < 2:
-        return np.full(table.size, density)
+        return np.full(magnitudes.numel(), density)
+    table = np.ascontiguousarray(magnitudes.to(torch.float32).reshape(rows, width).numpy())
     rising = density - epsilon + 2.0 * epsilon * np.arange(width, dtype=np.float64) / (width - 1)
     # Magnitudes order as their bits do; the place below them makes every key another, so any sort gives one order.
     places = np.arange(width - 1, -1, -1, dtype=np.uint64)
