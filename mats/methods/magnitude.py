@@ -7,6 +7,9 @@ it whatever the values are: fp32 magnitudes order as their 31-bit patterns do, 1
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -24,6 +27,14 @@ def kept_rank(total: int, density: float) -> int:
     That is int(total · density) + 1 entries, more where magnitudes tie.
     """
     return total - int(total * density)
+
+
+class Selected(NamedTuple):
+    """A magnitude found by rank: its value, and which of the `equal` ones of that value it is (`place`, from 1)."""
+
+    value: float
+    place: int
+    equal: int
 
 
 class BracketSelection:
@@ -76,20 +87,21 @@ class BracketSelection:
         else:
             self._inside.clear()
 
-    def result(self, rank: int) -> float | None:
-        """The `rank`-th smallest (1-based) of everything added; None if it cannot be told, 0 for rank 0."""
-        if rank <= 0:
-            return 0.0
+    def result(self, rank: int) -> Selected | None:
+        """The `rank`-th smallest (1-based) of everything added; None if it cannot be told."""
         place = rank - self._below
         if place <= 0 or self._kept > LARGEST:
             return None
         if place <= self._at_lower:
-            return self.lower
+            return Selected(self.lower, place, self._at_lower)
         place -= self._at_lower
         inside = np.concatenate([np.empty(0, np.float32), *self._inside])
         if place <= inside.size:
-            return float(np.partition(inside, place - 1)[place - 1])
-        return self.upper if place <= inside.size + self._at_upper else None
+            value = np.partition(inside, place - 1)[place - 1]
+            smaller = int(np.count_nonzero(inside < value))
+            return Selected(float(value), place - smaller, int(np.count_nonzero(inside == value)))
+        place -= inside.size
+        return Selected(self.upper, place, self._at_upper) if place <= self._at_upper else None
 
 
 class RadixSelection:
@@ -116,11 +128,11 @@ class RadixSelection:
         self._high = self._settle()
         self._counts = torch.zeros(1 << LOW_BITS, dtype=torch.int64)
 
-    def result(self) -> float:
-        """After the second pass: the value."""
+    def result(self) -> Selected:
+        """After the second pass: the value, and its place among its equals."""
         assert self._high is not None
-        bits = (self._high << LOW_BITS) | self._settle()
-        return float(torch.tensor([bits], dtype=torch.int32).view(torch.float32))
+        low = self._settle()
+        return Selected(_value(self._high, low), self._place, int(self._counts[low]))
 
     def _settle(self) -> int:
         """The digit whose counter holds the place sought; the place is then counted within it."""
@@ -128,6 +140,60 @@ class RadixSelection:
         digit = int(torch.searchsorted(cumulative, self._place))
         self._place -= int(cumulative[digit] - self._counts[digit])
         return digit
+
+
+class EnergySelection:
+    """The magnitude from which on the entries hold a `share` of all squares, in two passes as `RadixSelection`.
+
+    Squares are summed in fp64, by bit pattern and so from the smallest magnitude to the largest.
+    """
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self._high: int | None = None
+        self._wanted = 0.0  # of the squares, at the value sought and above
+        self._sums = torch.zeros(1 << HIGH_BITS, dtype=torch.float64)
+        self._counts = torch.zeros(1 << LOW_BITS, dtype=torch.int64)
+
+    def add(self, magnitudes: Tensor) -> None:
+        """Take in a piece, flat, fp32, at least 0; in the second pass the same pieces again."""
+        magnitudes = magnitudes.cpu().contiguous()  # sums by digit come in no fixed order on a GPU
+        bits = magnitudes.view(torch.int32)
+        digits = bits >> LOW_BITS
+        if self._high is not None:
+            of_interest = digits == self._high
+            digits, magnitudes = bits[of_interest] & ((1 << LOW_BITS) - 1), magnitudes[of_interest]
+            self._counts += torch.bincount(digits, minlength=self._counts.numel())
+        self._sums += torch.bincount(digits, weights=magnitudes.double().square(), minlength=self._sums.numel())
+
+    def next_pass(self) -> None:
+        """Between the two passes: settle the high bits."""
+        self._wanted = self.share * float(self._sums.sum())
+        self._high = self._settle()
+        self._sums = torch.zeros(1 << LOW_BITS, dtype=torch.float64)
+
+    def result(self) -> Selected:
+        """After the second pass: the smallest magnitude needed; with all its equals but `place` − 1 it is enough."""
+        assert self._high is not None
+        low = self._settle()
+        value, equal = _value(self._high, low), int(self._counts[low])
+        needed = min(max(math.ceil(self._wanted / value**2), 1), equal) if value > 0 else equal
+        return Selected(value, equal - needed + 1, equal)
+
+    def _settle(self) -> int:
+        """The largest digit that with all larger ones has the squares wanted; they are then counted within it."""
+        if self._wanted <= 0:
+            return 0  # nothing but zeros
+        from_here = torch.cat([self._sums.flip(0).cumsum(0).flip(0), torch.zeros(1, dtype=torch.float64)])
+        # what rounding leaves wanting is not there: the smallest digit that has anything is the end
+        enough = max(int((from_here >= self._wanted).sum()) - 1, int((self._sums > 0).byte().argmax()))
+        self._wanted -= float(from_here[enough + 1])
+        return enough
+
+
+def _value(high: int, low: int) -> float:
+    """The fp32 number of these bits."""
+    return float(torch.tensor([(high << LOW_BITS) | low], dtype=torch.int32).view(torch.float32))
 
 
 def _share_error(above: npt.NDArray[np.bool_]) -> float:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import hardshrink
 
 from mats.errors import RequestError
 from mats.methods.elementwise import (
@@ -19,8 +20,27 @@ from mats.methods.elementwise import (
     require_base,
     working_dtype,
 )
-from mats.methods.thresholds import global_thresholds, task_vector, tensor_threshold
+from mats.methods.thresholds import WholeModels
+from mats.methods.ties_election import AggregateWord, AnyElection, ElectWord
+from mats.methods.ties_trim import Cut, TrimRule, kept_changes, task_vector, tensor_cut
 from mats.progress import Progress
+
+
+@dataclass(frozen=True)
+class TiesChoices:
+    """What `TiesSettings` settle, in the terms of the merge."""
+
+    trim: TrimRule
+    scope: Literal["global", "tensor"] = "global"
+    elect: ElectWord = "mass"
+    aggregate: AggregateWord = "disjoint_mean"
+    zero_votes: Literal["majority", "zero", "positive"] = "majority"
+    scale: float = 1.0
+
+    @property
+    def uses_norms(self) -> bool:
+        """Whether the election weighs votes by the norm of what their model keeps."""
+        return self.elect in ("norm_fraction", "norm_mass")
 
 
 class TiesMerge:
@@ -29,20 +49,23 @@ class TiesMerge:
     Zero votes. Where kept changes cancel to exactly 0, the published code gives the entry the sign that is more
     frequent in the whole elected vector. That is known only at the end, so such entries take the majority met so far,
     and `deferred` names the tensors for which the end turned out differently.
+
+    Attributes:
+        restarts: whether a tensor's result depends on all others' elected signs.
+        oracle: reads the tensors of the multitask model that elects the signs; set before merging, where one does.
     """
 
-    restarts = True
-
-    def __init__(
-        self, model_weights: Sequence[float], *, density: float, scale: float, zero_votes: str, trim_scope: str
-    ) -> None:
+    def __init__(self, model_weights: Sequence[float], choices: TiesChoices) -> None:
         if not any(model_weights):
             raise RequestError(f"ties: the models' weights {list(model_weights)} are all 0")
         self.weights = tuple(model_weights)
-        self.density, self.scale = density, scale
-        self.zero_votes, self.trim_scope = zero_votes, trim_scope
-        self.thresholds: tuple[float, ...] | None = None
-        self._election = Election()
+        self.choices = choices
+        self.restarts = choices.elect != "none" and choices.zero_votes == "majority"
+        self.oracle: Callable[[str], Tensor] | None = None
+        self.cuts: tuple[Cut, ...] | None = None
+        self._squared_norms: tuple[float, ...] = ()
+        common = (choices.elect, choices.aggregate) == ("mass", "disjoint_mean")
+        self._election = Election() if common else AnyElection(choices.elect, choices.aggregate)
         self._votes: dict[str, int] = {}  # tensor → sum of its elected signs
         self._assumed: dict[str, int] = {}  # tensor with zero votes → the majority sign it was merged with
         self._majority: int | None = None  # the sign of the whole, once everything has been seen
@@ -56,52 +79,75 @@ class TiesMerge:
         *,
         sampler: Sampler | None = None,
     ) -> None:
-        """Find each model's threshold over all `names`: one pass with a `sampler`, two without."""
+        """Find each model's cut over all `names`: by top_k one pass with a `sampler`, two without."""
         self._votes, self._assumed, self._majority = {}, {}, None
-        if self.trim_scope == "global":
-            count = len(self.weights)
-            self.thresholds = global_thresholds(
-                reader, base_reader, names, count, self.density, progress, sampler=sampler
-            )
+        if self.choices.scope == "global":
+            models = WholeModels(reader, base_reader, names, len(self.weights), progress, sampler)
+            self.cuts = models.cuts(self.choices.trim)
+            if self.choices.uses_norms:
+                self._squared_norms = models.squared_norms(self.cuts)
 
     def merge(self, name: str, base: Tensor | None, models: Iterable[Tensor]) -> Tensor:
         """See `ElementwiseMerge.merge`."""
         base = require_base("ties", name, base)
         if not is_mergeable(base.dtype):
             return base
-        if self.trim_scope == "global" and self.thresholds is None:
+        if self.choices.scope == "global" and self.cuts is None:
             raise RuntimeError("TiesMerge.merge was called before TiesMerge.prepare")
         base = base.to(working_dtype(base.dtype)).contiguous()
+        flat = base.reshape(-1)
         election = self._election
-        election.begin(base.numel(), base.device)
+        election.begin(flat.numel(), flat.device)
+        self._ask_oracle(name, base)
         for index, tensor in numbered(name, base.shape, models, len(self.weights)):
-            threshold = self._threshold(index, tensor, base)
-            election.add(tensor.reshape(-1), base.reshape(-1), threshold, self.weights[index])
+            cut = self._cut(index, name, tensor, base)
+            norm = self._squared_norm(index, tensor, base, cut)
+            election.add(kept_changes(tensor.reshape(-1), flat, cut), self.weights[index], norm)
             del tensor
-        zero_sign = self._zero_sign(name, election)
-        return election.apply_(base.reshape(-1), self.scale, zero_sign).reshape(base.shape)
+        return election.apply_(flat, self.choices.scale, self._zero_sign(name, election)).reshape(base.shape)
 
     def deferred(self) -> tuple[str, ...]:
         """The tensors with zero votes that were merged with another majority sign than the whole has."""
         self._majority = _sign(sum(self._votes.values()))
         return tuple(name for name, assumed in self._assumed.items() if assumed != self._majority)
 
-    def _threshold(self, index: int, tensor: Tensor, base: Tensor) -> float:
-        """The smallest magnitude that is kept of model `index`."""
-        if self.thresholds is not None:
-            return self.thresholds[index]
-        return tensor_threshold(tensor.reshape(-1), base.reshape(-1), self.density)
+    def _cut(self, index: int, name: str, tensor: Tensor, base: Tensor) -> Cut:
+        """What is kept of tensor `name` of model `index`."""
+        if self.cuts is not None:
+            return self.cuts[index].within(name)
+        return tensor_cut(tensor.reshape(-1), base.reshape(-1), self.choices.trim)
 
-    def _zero_sign(self, name: str, election: Election) -> int | None:
-        """The sign an entry whose votes cancel takes; None leaves it unchanged."""
-        if self.zero_votes != "majority":
-            return 1 if self.zero_votes == "positive" else None
-        self._votes[name], cancelled = election.tally()
-        if not cancelled:
+    def _squared_norm(self, index: int, tensor: Tensor, base: Tensor, cut: Cut) -> float:
+        """Σ τ² of what is kept, of the model or of the tensor alone; 0 where no election asks."""
+        if not self.choices.uses_norms:
+            return 0.0
+        if self._squared_norms:
+            return self._squared_norms[index]
+        kept = kept_changes(tensor.reshape(-1), base.reshape(-1), cut)
+        return sum(float(piece.double().square().sum()) for _, piece, _ in kept)
+
+    def _ask_oracle(self, name: str, base: Tensor) -> None:
+        """Signs that a multitask model elects."""
+        if self.choices.elect != "oracle":
+            return
+        if self.oracle is None:
+            raise RuntimeError("TiesMerge.merge was called before its oracle was known")
+        assert isinstance(self._election, AnyElection)
+        ((_, answer),) = numbered(name, base.shape, [self.oracle(name)], 1)
+        self._election.give(torch.cat([change for _, change in task_vector(answer.reshape(-1), base.reshape(-1))]))
+
+    def _zero_sign(self, name: str, election: Election | AnyElection) -> int | None:
+        """The sign an entry takes for which none is elected; None leaves it unchanged."""
+        if self.choices.zero_votes != "majority":
+            return 1 if self.choices.zero_votes == "positive" else None
+        if self.choices.elect == "none":
+            return None
+        self._votes[name], undecided = election.tally()
+        if not undecided:
             return None
         majority = _sign(sum(self._votes.values())) if self._majority is None else self._majority
         self._assumed[name] = majority
-        return majority if majority != 0 else -1  # without a majority the published code takes what is negative
+        return majority
 
 
 class Election:
@@ -126,16 +172,18 @@ class Election:
         self.total, self.mass, self.signs, self.weight = self._memory[: 4 * length].view(4, length).unbind()
         self._lightest = float("inf")  # the smallest |w_i| that voted
 
-    def add(self, tensor: Tensor, base: Tensor, threshold: float, weight: float) -> None:
-        """One model's votes: w · (θ − θ0) where |θ − θ0| ≥ threshold."""
+    def add(
+        self,
+        kept: Iterator[tuple[slice, Tensor, Tensor]],
+        weight: float,
+        squared_norm: float = 0.0,  # noqa: ARG002 (of other elections)
+    ) -> None:
+        """One model's votes: w · its kept changes, in pieces."""
         first = self._lightest == float("inf")
         if weight == 0 and not first:
             return
         self._lightest = min(self._lightest, abs(weight) or 1.0)
-        # hardshrink keeps |x| > limit; the float just below the threshold makes that |x| ≥ threshold
-        limit = float(torch.nextafter(torch.tensor(threshold), torch.tensor(0.0))) if threshold > 0 else 0.0
-        for piece, change in task_vector(tensor, base):
-            vote = hardshrink(change, limit)
+        for piece, vote, change in kept:
             if weight != 1:
                 vote.mul_(weight)
             sign = torch.sign(vote, out=change)
@@ -161,7 +209,12 @@ class Election:
         return votes, cancelled > 0
 
     def apply_(self, base: Tensor, scale: float, zero_sign: int | None) -> Tensor:
-        """base + scale · mean of the votes of the elected sign, in place; `zero_sign` decides where votes cancel."""
+        """base + scale · mean of the votes of the elected sign, in place; `zero_sign` decides where votes cancel.
+
+        None leaves them out; 0, the sign of a whole without a majority, takes what is negative, as published.
+        """
+        if zero_sign == 0:
+            zero_sign = -1
         for start in range(0, base.numel(), CHUNK):
             piece = slice(start, start + CHUNK)
             elected = self.total[piece].sign()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mats.methods import magnitude
-from mats.methods.magnitude import BracketSelection, RadixSelection, kept_rank
+from mats.methods.magnitude import BracketSelection, EnergySelection, RadixSelection, kept_rank
 
 values = arrays(
     np.float32,
@@ -32,7 +32,11 @@ def test_radix_selection_equals_a_sort(array, data):
     selection.next_pass(rank)
     for piece in reversed(pieces):
         selection.add(piece)
-    assert selection.result() == np.sort(array)[rank - 1]
+    ordered = np.sort(array)
+    value, place, equal = selection.result()
+    assert value == ordered[rank - 1]
+    assert equal == np.count_nonzero(array == value)
+    assert place == rank - np.count_nonzero(array < value)
 
 
 @settings(max_examples=200, deadline=None)
@@ -44,17 +48,22 @@ def test_bracket_selection_is_exact_or_says_that_it_does_not_know(array, data):
     for piece in torch.from_numpy(array).split(7):
         selection.add(piece)
     exact = float(np.sort(array)[rank - 1])
-    assert selection.result(rank) == (exact if lower <= exact <= upper else None)
+    found = selection.result(rank)
+    if not lower <= exact <= upper:
+        assert found is None
+    else:
+        assert found == (exact, rank - np.count_nonzero(array < exact), np.count_nonzero(array == exact))
 
 
-@pytest.mark.parametrize("density", [0.001, 0.2, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize("density", [0.001, 0.2, 0.5, 0.99])
 def test_a_fair_sample_brackets_the_threshold_narrowly(density):
     whole = torch.randn(400_000).abs()
     selection = BracketSelection.from_sample(whole[::10], density)
     selection.add(whole)
     rank = kept_rank(whole.numel(), density)
-    exact = 0.0 if rank == 0 else float(whole.kthvalue(rank).values)
-    assert selection.result(rank) == exact
+    found = selection.result(rank)
+    assert found is not None
+    assert found.value == float(whole.kthvalue(rank).values)
     assert ((whole > selection.lower) & (whole < selection.upper)).float().mean() < 0.07
 
 
@@ -71,7 +80,7 @@ def test_many_equal_values_are_counted_and_not_kept():
     whole = torch.tensor([0.0, 0.25, 0.5]).repeat(10_000)
     selection = BracketSelection.from_sample(whole[::2], 0.2)
     selection.add(whole)
-    assert selection.result(kept_rank(whole.numel(), 0.2)) == 0.5
+    assert selection.result(kept_rank(whole.numel(), 0.2)) == (0.5, 4000, 10_000)
     assert sum(piece.size for piece in selection._inside) == 0
 
 
@@ -79,3 +88,23 @@ def test_rank_is_the_published_one():
     assert kept_rank(1000, 0.2) == 800  # keeps 201 entries: those from the 800th smallest on
     assert kept_rank(7, 0.2) == 6
     assert kept_rank(7, 1.0) == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(values, st.floats(0.01, 0.999))
+def test_energy_selection_equals_a_sort(array, share):
+    selection = EnergySelection(share)
+    pieces = torch.from_numpy(array).split(7)
+    for piece in pieces:
+        selection.add(piece)
+    selection.next_pass()
+    for piece in pieces:
+        selection.add(piece)
+    value, place, equal = selection.result()
+    squares = np.sort(array.astype(np.float64))[::-1] ** 2
+    kept = np.count_nonzero(array > value) + equal - place + 1
+    assert equal == np.count_nonzero(array == np.float32(value))
+    rounding = 1e-12 * squares.sum()
+    assert squares[:kept].sum() >= share * squares.sum() - rounding
+    if squares.sum() > 0:
+        assert squares[: kept - 1].sum() < share * squares.sum() + rounding  # one fewer would not do

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from mats.errors import RequestError, ShapeMismatch
 from mats.methods import TiesSettings, elementwise
-from mats.methods import thresholds as thresholds_module
+from mats.methods.thresholds import WholeModels
+from mats.methods.ties_trim import TrimRule
 from mats.progress import Silent
 
 SHAPES = {"embedding.weight": (37, 6), "layer.bias": (6,), "layer.weight": (6, 6), "scale": ()}
@@ -217,8 +218,9 @@ def test_a_sample_that_misleads_costs_passes_and_not_exactness(monkeypatch):
     progress = Silent()
     monkeypatch.setattr(progress, "start", lambda description, total: stages.append(description))
     reader, base_reader = (lambda i, n: models[i][n].clone()), (lambda n: base[n].clone())
-    found = thresholds_module.global_thresholds(reader, base_reader, list(base), 2, 0.2, progress, sampler=misleading)
-    exact = thresholds_module.global_thresholds(reader, base_reader, list(base), 2, 0.2, Silent())
+    rule = TrimRule("top_k", 0.2)
+    found = WholeModels(reader, base_reader, list(base), 2, progress, misleading).cuts(rule)
+    exact = WholeModels(reader, base_reader, list(base), 2, Silent()).cuts(rule)
     assert found == exact
     assert len(stages) == 3
 
