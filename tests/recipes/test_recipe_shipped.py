@@ -16,7 +16,7 @@ RECIPES = sorted((ROOT / "configs" / "recipes").rglob("*.yaml"))
 
 
 def test_all_recipes_are_found() -> None:
-    assert len(RECIPES) == 15
+    assert len(RECIPES) == 16
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=[str(path.relative_to(ROOT)) for path in RECIPES])

@@ -15,7 +15,12 @@ ROOT = Path(__file__).parents[2]
 ABLATIONS = ROOT / "configs" / "ablations"
 POINTS_AND_MERGES = {
     "anchor": (54, 54),
+    "dare_drop_rates": (78, 78),
+    "dare_one_model": (256, 256),
+    "dare_pairs": (336, 336),
+    "dare_rescale": (28, 28),
     "digits_anchor": (8, 8),
+    "digits_dare": (15, 15),
     "initialization_iterations_objective": (160, 16),
     "labels": (6, 6),
     "metadata_examples": (21, 21),
