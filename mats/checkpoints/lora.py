@@ -109,11 +109,6 @@ class LoraModule:
         return self.down.shape[0]
 
     @property
-    def groups(self) -> int:
-        """Groups of a grouped convolution; 1 for everything else. B sees the channels of its own group alone."""
-        return self.rank // self.up.shape[1]
-
-    @property
     def shape(self) -> tuple[int, ...]:
         """Of the update: [out, in]; convolution [out, in, k…]; embedding [rows, width], as it is stored."""
         if self.layer == "embedding":
@@ -125,13 +120,8 @@ class LoraModule:
 
         DoRA's magnitude and the bias are not in it; what they do depends on the base.
         """
-        A, B = self.A.to(dtype).flatten(1), self.B.to(dtype).flatten(1)
-        if self.groups > 1:
-            parts = zip(B.chunk(self.groups), A.chunk(self.groups), strict=True)
-            product = torch.cat([up @ down for up, down in parts])
-        else:
-            product = B @ A
-        product = product.mul_(self.scaling)
+        product = self.B.to(dtype).flatten(1) @ self.A.to(dtype).flatten(1)
+        product.mul_(self.scaling)
         return product.T.contiguous() if self.layer == "embedding" else product.reshape(self.shape)
 
 
@@ -161,6 +151,10 @@ class LoraAdapter(AbstractContextManager["LoraAdapter"]):
     def path(self) -> Path:
         """The folder, or the single file."""
         return self.checkpoint.path
+
+    def stored_name(self, name: str) -> str:
+        """What the file calls an entry of `other`."""
+        return next(full for full in self.checkpoint.tensors if plain_name(full.removeprefix(PEFT_PREFIX)) == name)
 
     def close(self) -> None:
         """Close the file."""
@@ -256,9 +250,13 @@ def _check_factors(checkpoint: Checkpoint, name: str, down: Lazy, up: Lazy) -> N
             f"{checkpoint.path}: module {name}: factors of shapes {shapes} are no A [r, in], B [out, r]"
         )
     rank, seen = down.shape[0], up.shape[1]
-    fits = rank == seen if len(down.shape) == 2 else seen > 0 and rank % seen == 0 and up.shape[0] % (rank // seen) == 0
-    if not fits:
-        raise ShapeMismatch(f"{checkpoint.path}: module {name}: A {shapes[0]} has rank {rank}, B {shapes[1]} {seen}")
+    if rank != seen:
+        why = (
+            "; of grouped convolutions updates cross the groups, which no weight can hold" if len(up.shape) > 2 else ""
+        )
+        raise ShapeMismatch(
+            f"{checkpoint.path}: module {name}: A {shapes[0]} has rank {rank}, B {shapes[1]} {seen}{why}"
+        )
 
 
 def factors(modules: Mapping[str, LoraModule]) -> Iterator[tuple[str, Lazy]]:

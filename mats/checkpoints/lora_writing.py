@@ -65,10 +65,18 @@ def lora_tensors(modules: Mapping[str, LoraModule], other: Mapping[str, Lazy | T
     """PEFT name → content of everything that an adapter file holds."""
     tensors = dict(factors(modules))
     for name, content in other.items():
-        module, _, leaf = name.rpartition(".")
-        inside = f"{module}.base_layer.{leaf}" if module in modules else name
-        tensors[PEFT_PREFIX + inside] = content if isinstance(content, Lazy) else Lazy.of(content)
+        tensors[saved_name(name, modules)] = content if isinstance(content, Lazy) else Lazy.of(content)
     return tensors
+
+
+def saved_name(name: str, modules: Mapping[str, LoraModule]) -> str:
+    """What PEFT calls a tensor saved beside the factors, from its name in the base: that of an adapted layer is inside.
+
+    >>> saved_name("classifier.weight", {})
+    'base_model.model.classifier.weight'
+    """
+    module, _, leaf = name.rpartition(".")
+    return PEFT_PREFIX + (f"{module}.base_layer.{leaf}" if module in modules else name)
 
 
 def lora_configuration(
