@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from mats.checkpoints import Checkpoint
 from mats.engine.devices import resolve_device
 from mats.engine.inputs import MergeInputs
 from mats.engine.plan import MergePlan
+from mats.methods.assigned import AssignedSettings
 
 
 def merge_identity(inputs: MergeInputs, plan: MergePlan) -> str:
@@ -28,8 +31,11 @@ def merge_identity(inputs: MergeInputs, plan: MergePlan) -> str:
             [model.name, model.weight, model.path, str(model.metadata), model.measured_on] for model in request.models
         ],
         "sparsify": [model.sparsify and model.sparsify.model_dump(mode="json") for model in request.models],
+        "vocabulary": repr((request.vocabulary, request.chat_template)),
         "heads": None if request.heads is None else [list(request.heads.parameters), request.heads.source],
-        "files": [_file_states(checkpoint) for checkpoint in (*inputs.checkpoints, *filter(None, [inputs.given_base]))],
+        "files": [file_states(checkpoint) for checkpoint in (*inputs.checkpoints, *filter(None, [inputs.given_base]))],
+        "assignments": _assignments(request.assignments),
+        "arrangement": None if request.arrangement is None else asdict(request.arrangement),
         "stores": [inputs.store(index).fingerprint for index in inputs.opened_stores],
         "device": resolve_device(request.device).type,
         "dtype": request.dtype,
@@ -40,7 +46,15 @@ def merge_identity(inputs: MergeInputs, plan: MergePlan) -> str:
     return f"xxh3_128:{xxhash.xxh3_128(text.encode()).hexdigest()}"
 
 
-def _file_states(checkpoint: Checkpoint) -> list[tuple[str, int, int]]:
+def _assignments(assignments: Mapping[str, AssignedSettings]) -> dict[str, Any]:
+    """Which tensors share settings, and what these are: settings once each, whatever the number of tensors."""
+    numbers: dict[AssignedSettings, int] = {}
+    tensors = {name: numbers.setdefault(settings, len(numbers)) for name, settings in assignments.items()}
+    return {"settings": [settings.model_dump(mode="json") for settings in numbers], "tensors": tensors}
+
+
+def file_states(checkpoint: Checkpoint) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of every file of a checkpoint."""
     path = Path(checkpoint.path)
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]

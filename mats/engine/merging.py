@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import yaml
 from mats.checkpoints import CheckpointWriter, copy_companions
 from mats.checkpoints.companions import adapter_configuration, has_tokenizer
 from mats.checkpoints.heads import configuration_of, write_heads
+from mats.checkpoints.vocabulary_chat import chosen_template, write_template
+from mats.engine.adapters import merge_sums
 from mats.engine.auto_scale import AutoScales, scales_for
 from mats.engine.belonging import check_fingerprints
 from mats.engine.cross_validation import choose_strength
@@ -67,6 +70,8 @@ def merge(request: MergeRequest, progress: Progress | None = None) -> MergeResul
     progress = progress or Silent()
     started = time.time()
     _refuse_existing(request)
+    if (sums := merge_sums(request, progress)) is not None:
+        return MergeResult(*sums)
     request, curve = choose_strength(request, progress)
     with MergeInputs(request) as inputs:
         plan = make_plan(inputs)
@@ -139,9 +144,18 @@ def _do(
 
 def _write_companions(inputs: MergeInputs, folder: Path, report: dict[str, Any], run_info: dict[str, Any]) -> None:
     _write_configuration(inputs, folder)
+    _write_layers(inputs, folder)
+    _write_vocabulary(inputs, folder)
     recipe = yaml.safe_dump(recipe_of(inputs.request), sort_keys=False, allow_unicode=True)
     write_bytes_atomically(folder / "recipe.yaml", recipe.encode())
     write_report(report, folder, run=run_info)
+
+
+def _write_layers(inputs: MergeInputs, folder: Path) -> None:
+    """What config.json says about layers, where the output is put together from layers of its inputs."""
+    file, arrangement = folder / "config.json", inputs.request.arrangement
+    if arrangement is not None and file.is_file():
+        write_json_atomically(file, {**json.loads(file.read_text(encoding="utf-8")), **arrangement.config})
 
 
 def _write_configuration(inputs: MergeInputs, folder: Path) -> None:
@@ -154,13 +168,31 @@ def _write_configuration(inputs: MergeInputs, folder: Path) -> None:
             copy_companions(inputs.models[0], folder, base=inputs.given_base)
         return
     copy_companions(separated.owner, folder, base=inputs.given_base if inputs.kind == "ia3" else None)
-    if inputs.kind == "model" and inputs.given_base is not None and not has_tokenizer(folder):
+    owner_home = separated.owner.path if separated.owner.path.is_dir() else separated.owner.path.parent
+    has_own = separated.owner.config is not None and (owner_home / "config.json").is_file()
+    if inputs.kind == "model" and inputs.given_base is not None and not (has_own and has_tokenizer(folder)):
         copy_companions(inputs.given_base, folder, replace=False)
-    if separated.owner.config is None and inputs.given_base is not None:
+    if (
+        inputs.kind == "model" and inputs.given_base is not None and not has_own
+    ):  # a lone file, or an adapter laid on it
         write_json_atomically(folder / "config.json", configuration_of(separated.head, inputs.given_base))
     if choice.kept:
         names = [model.name for model in inputs.request.models]
         heads = dict(zip(names, separated.heads, strict=True))
         configure = configuration_of if inputs.kind == "model" else adapter_configuration
         configs = {name: configure(head, inputs.given_base) for name, head in heads.items()}
+        if (files := inputs.vocabulary.files) is not None:
+            configs = {name: files.configuration(config) for name, config in configs.items()}
         write_heads(folder, heads, configs, separated.owner_name)
+
+
+def _write_vocabulary(inputs: MergeInputs, folder: Path) -> None:
+    """The chosen vocabulary's tokenizer and sizes, and the chosen chat template, over what was copied."""
+    if inputs.vocabulary.files is not None:
+        inputs.vocabulary.files.write(folder)
+    if inputs.request.chat_template is not None:
+        given = [*([] if inputs.given_base is None else [inputs.given_base]), *inputs.checkpoints]
+        homes = [checkpoint.path for checkpoint in given if checkpoint.path.is_dir()]
+        template = chosen_template(inputs.request.chat_template, homes)
+        if template is not None:
+            write_template(folder, template)

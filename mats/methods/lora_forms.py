@@ -79,6 +79,26 @@ def _factorwise(coefficients: Sequence[float], negate: Factor | None) -> tuple[l
     return (signed, sizes) if negate == "A" else (sizes, signed)
 
 
+def check_factors(form: FactorForm, factors: Sequence[tuple[int, float]]) -> None:
+    """Whether factors of these ranks and scalings can be added entry by entry.
+
+    Raises:
+        InputsMismatch: the ranks differ; or the scalings do, which peft_linear alone folds into the factors.
+    """
+    rank, scaling = factors[0]
+    for other_rank, other_scaling in factors[1:]:
+        if other_rank != rank:
+            raise InputsMismatch(
+                f"adapters.combine: {form} adds factors entry by entry, and adapters have ranks {rank} and "
+                f"{other_rank}; exact or svd would be right"
+            )
+        if form != "peft_linear" and other_scaling != scaling:
+            raise InputsMismatch(
+                f"adapters.combine: {form} has one scaling for all, and adapters have {scaling:g} and "
+                f"{other_scaling:g}; exact or svd would be right"
+            )
+
+
 def factor_sum(
     form: FactorForm, updates: Sequence[LowRank], coefficients: Sequence[float], negate: Factor | None = None
 ) -> LowRank:
@@ -91,25 +111,14 @@ def factor_sum(
         negate: factorwise alone: which factor takes the signs.
 
     Raises:
-        InputsMismatch: different shapes, ranks or scalings.
+        InputsMismatch: as `check_factors`.
         RequestError: as `factor_weights`.
     """
-    first = updates[0]
-    for update in updates[1:]:
-        if update.A.shape != first.A.shape or update.B.shape != first.B.shape:
-            raise InputsMismatch(
-                f"adapters.combine: {form} adds factors entry by entry, and adapters have ranks {first.rank} and "
-                f"{update.rank} (A {list(first.A.shape)}, {list(update.A.shape)}); exact or svd would be right"
-            )
-        if form != "peft_linear" and update.scaling != first.scaling:
-            raise InputsMismatch(
-                f"adapters.combine: {form} has one scaling for all, and adapters have {first.scaling:g} and "
-                f"{update.scaling:g}; exact or svd would be right"
-            )
+    check_factors(form, [(update.rank, update.scaling) for update in updates])
     on_A, on_B = factor_weights(form, coefficients, [update.scaling for update in updates], negate)
     A = _weighted(on_A, [each.A for each in updates])
     B = _weighted(on_B, [each.B for each in updates])
-    return LowRank(A, B, 1.0 if form == "peft_linear" else first.scaling)
+    return LowRank(A, B, 1.0 if form == "peft_linear" else updates[0].scaling)
 
 
 def _weighted(weights: Sequence[float], matrices: Sequence[Tensor]) -> Tensor:

@@ -12,18 +12,25 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from mats.methods.quadratic import QuadraticSettings, SolverChoice
+from mats.methods.registry import method_names
 from mats.methods.settings import registered_settings
+from mats.recipes.adapters import AdaptersSection
 from mats.recipes.flat import DEFAULT_METHOD, FlatMethodSection
 from mats.recipes.heads import HeadsSection
 from mats.recipes.schema import MergeSection, Recipe, RuleEntry
 from mats.recipes.sections import CurvatureSection, EvaluateSection, ModelEntry
 from mats.recipes.sparsify import SparsifySection
+from mats.recipes.vocabulary import TokenizerSection, TokenRowSection, TokenSection
 
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("The recipe", Recipe),
     ("`models`: one entry", ModelEntry),
     ("`heads`", HeadsSection),
     ("`sparsify`", SparsifySection),
+    ("`tokenizer`", TokenizerSection),
+    ("`tokenizer.tokens`: one entry", TokenSection),
+    ("`tokenizer.tokens`: one row", TokenRowSection),
+    ("`adapters`", AdaptersSection),
     ("`curvature`", CurvatureSection),
     ("`merge`", MergeSection),
     ("`merge.rules`: one entry", RuleEntry),
@@ -31,7 +38,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
 )
 
 
-METHODS = ("average", "linear", "task_arithmetic", "ties", "tsv_m", "iso_c", "fisher", "regmean", "mats", "base")
+METHODS = method_names()
 
 
 def tables() -> str:

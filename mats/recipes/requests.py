@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from mats.data import DatasetSpec, load_spec
 from mats.errors import MatsError, RecipeError, RequestError
 from mats.methods.quadratic import QuadraticSettings
+from mats.recipes.adapters import adapters_of
 from mats.recipes.schema import Recipe
 from mats.recipes.sections import ModelEntry
 from mats.recipes.sparsify import sparsify_of
+from mats.recipes.vocabulary import vocabulary_of
 
 if TYPE_CHECKING:
     from mats.engine.collection_request import CollectionRequest
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 
 
 def reads_metadata(recipe: Recipe) -> bool:
-    """Whether the method of the recipe, or of any of its rules, reads statistics."""
+    """Whether the method of the recipe, any of its rules, or the ranks that adapters are cut to read statistics."""
+    if recipe.adapters is not None and recipe.adapters.metric == "curvature":
+        return True
     methods = [recipe.merge.settings, *(rule.settings for rule in recipe.merge.rules)]
     return any(method.reads_metadata for method in methods)
 
@@ -154,6 +158,10 @@ def merge_request(
         output=Path(str(chosen)),
         base=recipe.base,
         heads=heads_of(recipe),
+        vocab=recipe.vocab,
+        tokenizer=vocabulary_of(recipe.tokenizer),
+        chat_template=recipe.chat_template,
+        adapters=adapters_of(recipe.adapters),
         rules=tuple(Rule(rule.parameters, rule.settings) for rule in recipe.merge.rules),
         dtype=recipe.dtype,
         device=recipe.device,

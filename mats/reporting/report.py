@@ -58,6 +58,12 @@ class LayerEntry(TypedDict):
     loss_after: NotRequired[dict[str, float] | None]  # the same at the solution
     rounding_loss: NotRequired[float | None]  # ‖round(W) − W‖ / ‖W − W_base‖; None without a base
     fallback_reason: NotRequired[str | None]  # why not the first rule of `fallback`
+    rank: NotRequired[int]  # of a LoRA module
+    truncation_error: NotRequired[float]  # ‖ΔW − B A‖ / ‖ΔW‖ of an update cut to that rank
+    truncation_error_in_metric: NotRequired[float | None]  # the same, weighed by curvature
+    metric: NotRequired[str]  # what the truncation kept closest: "frobenius" or "curvature"
+    difference_from_sum: NotRequired[float | None]  # ‖B* A* − Σ κ_i ΔW_i‖ / ‖Σ κ_i ΔW_i‖ of a sum of factors
+    cosine_with_sum: NotRequired[float | None]  # between the two
 
 
 HeadsEntry = TypedDict(
@@ -70,6 +76,20 @@ HeadsEntry = TypedDict(
     },
 )
 """Heads that were kept out of the merge."""
+
+
+class VocabularyEntry(TypedDict):
+    """Where the rows of the output's vocabulary come from."""
+
+    source: str  # base, union, or the name of a model
+    rows: int
+    padding: int  # rows without a token
+    shared: int  # rows whose token base and all models have
+    from_base: int  # rows that at least one model takes from the base
+    added: int  # tokens that the source does not have
+    added_tokens: list[str]  # the first of them
+    models: dict[str, dict[str, Any]]  # model → its rows by where they come from, and its tokens left out
+    line: str  # the whole in one line
 
 
 class Report(TypedDict):
@@ -90,8 +110,10 @@ class Report(TypedDict):
     extra: dict[str, list[str]]  # model → names the model has and the base lacks
     tied: NotRequired[list[list[str]]]  # names that share one tensor
     heads: NotRequired[HeadsEntry]
+    vocabulary: NotRequired[VocabularyEntry]
     not_floating: NotRequired[list[str]]  # names taken from the base because they are not floating point
     scales: NotRequired[dict[str, Any]]  # automatic task-vector scales: {minimise, overall, layers}
+    adapters: NotRequired[dict[str, Any]]  # how LoRA updates were put together: `combine`, `rank`, `metric` …
     cross_validation: NotRequired[dict[str, Any]]  # {setting, chosen, values, risks, tasks, start}
     notes: NotRequired[list[str]]  # what a user should know, one sentence each
 
