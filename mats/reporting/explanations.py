@@ -24,6 +24,26 @@ METHODS = {
         "W = W_0 + s σ̄ U Vᵀ,  Σ w_i (W_i − W_0) = U diag(σ) Vᵀ",
         "arXiv:2502.04959",
     ),
+    "breadcrumbs": (
+        "Task vectors without the largest and the smallest changes of each tensor, summed.",
+        "W = W_0 + s Σ w_i m_i ∘ (W_i − W_0)",
+        "arXiv:2312.06795",
+    ),
+    "iso_cts": (
+        "Leading directions of the summed task vectors and each task's own beside them, all equally strong.",
+        "W = W_0 + s σ̄ Û V̂ᵀ",
+        "arXiv:2502.04959",
+    ),
+    "wudi": (
+        "Each task's outputs kept on the inputs that its own update tells of: RegMean with proxy Grams.",
+        "(W − x0)(Σ w_i A_i + μ I) = Σ w_i (W_i − x0) A_i,  A_i = τ_iᵀτ_i / ‖τ_i‖²",
+        "arXiv:2503.08099",
+    ),
+    "knots": (
+        "Updates in the singular basis they share, merged there by TIES.",
+        "W = W_0 + s U Σ TIES(V_1, …, V_m)ᵀ,  [τ_1 … τ_m] = U Σ [V_1ᵀ … V_mᵀ]",
+        "arXiv:2410.19735",
+    ),
     "fisher": (
         "Average weighted, entry by entry, by each model's diagonal Fisher information.",
         "(Σ λ_i F_i + μ)(W − x0) = Σ λ_i F_i (W_i − x0)",
