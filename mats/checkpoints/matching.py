@@ -204,8 +204,8 @@ def _refuse_differences(
             if _is_vocabulary(name, expected, actual, base):
                 raise InputsMismatch(
                     f"model {label}: {name} has {actual[0]} rows, the base {base.name} has {expected[0]}: their"
-                    " vocabularies differ. Only `--vocab error` exists: resize the model's embeddings to"
-                    f" {expected[0]} rows, or give a base with the same tokenizer"
+                    " vocabularies differ; `vocab: base` (--vocab base) keeps the base's tokens, `vocab: union`"
+                    " (--vocab union) all of them"
                 )
             more = len(differing[label]) - 1
             raise ShapeMismatch(

@@ -44,6 +44,15 @@ def merge(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 4 when a solve missed its tolerance; the output is written.")
     ] = False,
+    vocab: Annotated[
+        str | None,
+        typer.Option(
+            "--vocab",
+            metavar="WORD",
+            help="When vocabularies differ: error, base or union. Default: the recipe's.",
+            show_default=False,
+        ),
+    ] = None,
     device: DeviceOption = None,
     memory_budget: MemoryOption = None,
     as_json: JsonOption = False,
@@ -62,7 +71,7 @@ def merge(
     from mats.recipes import load_recipe
 
     output, overrides = output_and_overrides(rest)
-    loaded = load_recipe(recipe, with_options(overrides, device=device, memory_budget=memory_budget))
+    loaded = load_recipe(recipe, with_options(overrides, vocab=vocab, device=device, memory_budget=memory_budget))
 
     from mats.engine.merging import merge as merge_models
     from mats.recipes.requests import merge_request

@@ -69,7 +69,13 @@ def build_report(
         "tied": [list(group) for group in plan.tied],
         "not_floating": [part.name for part in plan.streamed if part.rule == "not_floating"],
         "notes": list(plan.notes),
-    } | _heads_entry(inputs, plan)
+    } | _heads_entry(inputs, plan) | _vocabulary_entry(inputs)
+
+
+def _vocabulary_entry(inputs: MergeInputs) -> dict[str, Any]:
+    """Where the rows of the vocabulary come from, where the request says what it is to be."""
+    found = inputs.vocabulary.provenance
+    return {} if found is None else {"vocabulary": found.told()}
 
 
 def _heads_entry(inputs: MergeInputs, plan: MergePlan) -> dict[str, Any]:
@@ -121,6 +127,11 @@ def recipe_of(request: MergeRequest) -> dict[str, Any]:
     return {
         "base": request.base,
         "models": models,
+        **(
+            {}
+            if request.adapters is None
+            else {"adapters": request.adapters.model_dump(mode="json", exclude_unset=True)}
+        ),
         **({} if heads is None else {"heads": {"parameters": list(heads.parameters) or "auto", "from": heads.source}}),
         "merge": request.method.model_dump(mode="json"),
         "rules": [{"parameters": rule.parameters} | rule.method.model_dump(mode="json") for rule in request.rules],

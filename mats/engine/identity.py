@@ -34,6 +34,7 @@ def merge_identity(inputs: MergeInputs, plan: MergePlan) -> str:
         "vocabulary": repr((request.vocabulary, request.chat_template)),
         "heads": None if request.heads is None else [list(request.heads.parameters), request.heads.source],
         "files": [file_states(checkpoint) for checkpoint in (*inputs.checkpoints, *filter(None, [inputs.given_base]))],
+        "asked": [file_states(checkpoint) for checkpoint in inputs.asked.checkpoints.values()],
         "assignments": _assignments(request.assignments),
         "arrangement": None if request.arrangement is None else asdict(request.arrangement),
         "stores": [inputs.store(index).fingerprint for index in inputs.opened_stores],

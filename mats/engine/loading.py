@@ -15,6 +15,7 @@ from mats.engine.inputs import MergeInputs
 from mats.engine.layout import from_canonical, to_canonical
 from mats.engine.plan import Group, System
 from mats.engine.streaming import base_tensor
+from mats.engine.vocabulary_statistics import over_tokens, rearranged
 from mats.errors import ShapeMismatch
 from mats.methods.elementwise import ElementwiseMerge
 from mats.methods.grams import GramSums, block_matrix, fisher_diagonal, kronecker_factors, leading_block
@@ -98,7 +99,8 @@ class GroupLoader:
         parts = []
         for place, name in enumerate(system.names):
             base = base_tensor(self.inputs, system.settings.init, name)
-            copies = (self._stored_form(system, target, place).to("cpu", copy=True) for target in targets)
+            wanted = system.settings.init.models_read(self.inputs.model_names, self.weights)
+            copies = (self._stored_form(system, targets[index], place).to("cpu", copy=True) for index in wanted)
             parts.append(merge.merge(name, base, copies))
         return to_canonical(parts[0], system.layout, parts[1] if len(parts) > 1 else None)
 
@@ -126,7 +128,14 @@ class GroupLoader:
 
     def _parameter_sum(self, statistic: str, name: str, index: int) -> Tensor:
         store = self.stores[index]
-        return store.store.sum(f"{statistic}/{store.parameters.get(name, name)}")
+        total = store.store.sum(f"{statistic}/{store.parameters.get(name, name)}")
+        own = self.inputs.token_rows(index, name)
+        if own is None:
+            return total
+        if statistic == "block":
+            return rearranged(total, own, axes=(0, 1))
+        width = self.inputs.infos[name].numel // len(own)
+        return rearranged(total.reshape(-1, width), own, axes=(0,))
 
     def _diagonal(self, group: Group, dtype: torch.dtype) -> Quadratic:
         shape = (len(self.weights), len(group.systems), *group.systems[0].shape)
@@ -197,6 +206,9 @@ class GroupLoader:
         store = self.stores[index]
         inputs = leading_block(self._gram(store, "input_gram", "site", term.site), sizes[1])
         outputs = self._gram(store, "output_gram", "layer", term.layer) if term.output else None
+        own = self.inputs.token_rows(index, system.weight)
+        if own is not None:
+            inputs, outputs = over_tokens(inputs, outputs, own, lookup=term.counts)
         self._check_gram(store, f"input_gram/{term.site}", inputs.total, sizes[1])
         if outputs is not None:
             self._check_gram(store, f"output_gram/{term.layer}", outputs.total, sizes[0])

@@ -13,6 +13,7 @@ from mats.errors import DataError, MatsError, OutputExists, RequestError
 from mats.recipes.requests import dataset_of, existing_metadata, heads_of, merge_request, reads_metadata
 from mats.recipes.schema import Recipe
 from mats.recipes.sections import ModelEntry
+from mats.recipes.vocabulary import vocabulary_of
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def _checkpoint_problems(recipe: Recipe) -> Iterator[Problem]:
         yield from _attempt(f"{place}: ", partial(_open_into, opened, place, source))
     try:
         kinds = {checkpoint.kind for place, checkpoint in opened.items() if place != "base"}
-        if recipe.heads is not None:
+        if recipe.heads is not None or recipe.tokenizer is not None or recipe.vocab != "error":
             if len(opened) == len(sources):
                 yield from _attempt("", partial(_separate, recipe))
             return
@@ -87,12 +88,21 @@ def _checkpoint_problems(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _separate(recipe: Recipe) -> None:
-    """Bodies must fit each other, and each model must have a head."""
+    """Bodies must fit each other, under one vocabulary, and each model must have a head where heads are kept."""
     from mats.engine.inputs import MergeInputs
     from mats.engine.request import MergeRequest, ModelInput
 
     models = tuple(ModelInput(model.name, model.path, model.weight) for model in recipe.models)
-    MergeInputs(MergeRequest(models, recipe.merge.settings, Path(), base=recipe.base, heads=heads_of(recipe))).close()
+    request = MergeRequest(
+        models,
+        recipe.merge.settings,
+        Path(),
+        base=recipe.base,
+        heads=heads_of(recipe),
+        vocab=recipe.vocab,
+        tokenizer=vocabulary_of(recipe.tokenizer),
+    )
+    MergeInputs(request).close()
 
 
 def _data_problems(recipe: Recipe, place: str, load: Callable[[], DatasetSpec]) -> Iterator[Problem]:

@@ -69,6 +69,8 @@ def summary(report: Report) -> Group:
         parts.append(Text(f"{len(solved_layers(report))} systems solved; stopped by: {listed}"))
     if missed := unconverged(report):
         parts.append(Text(f"{len(missed)} missed their tolerance; the first is {missed[0]['name']}", style="red"))
+    if (vocabulary := report.get("vocabulary")) is not None:
+        parts.append(Text(vocabulary["line"]))
     for reason, count, first in fallback_reasons(report):
         parts.append(Text(f"{count} × {reason} (first: {first})", style="dim"))
     return Group(*parts)

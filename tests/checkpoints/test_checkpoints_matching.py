@@ -59,7 +59,7 @@ def test_a_vocabulary_difference_is_explained(tmp_path: Path) -> None:
     base = saved(tmp_path / "base", {"model.embed_tokens.weight": torch.randn(32, 4), "w": torch.randn(3)})
     model = saved(tmp_path / "m", {"model.embed_tokens.weight": torch.randn(39, 4), "w": torch.randn(3)})
     with pytest.raises(
-        InputsMismatch, match=r"model m: model\.embed_tokens\.weight has 39 rows, the base base has 32.*--vocab error"
+        InputsMismatch, match=r"model m: model\.embed_tokens\.weight has 39 rows, the base base has 32.*--vocab union"
     ):
         match_tensors(base, [model])
     listed = match_tensors(base, [model], strict=False).shape_mismatch["m"]
