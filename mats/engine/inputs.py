@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from types import TracebackType
@@ -180,6 +180,11 @@ class MergeInputs:
     def _renamed(self, name: str, aliases: Mapping[str, str], model: Checkpoint) -> str:
         if name not in self.infos:
             back = {theirs: ours for ours, theirs in aliases.items()}
+    @cached_property
+    def model_names(self) -> tuple[str, ...]:
+        """How the request calls its models."""
+        return tuple(model.name for model in self.request.models)
+
             groups = (*model.tied, *self._body.tied)
             twins = [other for group in groups if name in group for other in group if other in self.infos]
             name = back.get(name) or next(iter(twins), name)
@@ -226,10 +231,25 @@ class MergeInputs:
             return thinned, name
         return self.models[index], self._aliases[index].get(name, name)
 
-    def read_all(self, name: str) -> Iterator[Tensor]:
-        """Every model's tensor for `name`, one at a time."""
-        for index in range(len(self.models)):
-            yield self.read(index, name)
+    def token_rows(self, index: int, name: str) -> Tensor | None:
+        """For each row of the output's tensor `name` the row of the model `index` that its statistics call so.
+
+        -1 where the model has no such token; None where the rows are as they were measured, or are not tokens.
+        """
+        if self.request.models[index].measured_on is not None or name not in self.vocabulary.named_tensors:
+            return None
+        return self.vocabulary.own_rows(index)
+
+    def shareable(self, name: str) -> bool:
+        """Whether base and models hold the tensor `name` of the output in files as it is, not computed when it is read.
+
+        Then threads may read it at the same time.
+        """
+        if name in self.head:
+            return False
+        places = [self._place(index, name) for index in range(len(self.models)) if self.in_all_models(name)]
+        places += [] if self.base is None else [(self.base, name)]
+        return all(isinstance(checkpoint.place(own).file, SafetensorsFile) for checkpoint, own in places)
 
     def read_base(self, name: str) -> Tensor:
         """The base's tensor for `name`.

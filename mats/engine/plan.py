@@ -149,6 +149,9 @@ def make_plan(inputs: MergeInputs) -> MergePlan:
         heads={} if inputs.separated is None else head_summary(inputs.separated, _model_names(request)),
     )
 
+            *request.notes,
+            *_method_notes(request),
+            *inputs.vocabulary.notes,
 
 def _method_for(name: str, request: MergeRequest) -> MethodSettings:
     for rule in request.rules:
@@ -167,7 +170,7 @@ def _check_bases(inputs: MergeInputs, methods: Sequence[MethodSettings]) -> None
         elif isinstance(method, ElementwiseSettings):
             needing = [method]
         for start in needing:
-            if start.needs_base:
+            if start.reads_base(inputs.model_names):
                 what = f"method {method.name}" + ("" if start is method else f" with init {start.name}")
                 raise RequestError(
                     f"{what}: needs a base model and none is given; add `base:`, or start from the average"
@@ -241,6 +244,13 @@ def _measured_notes(inputs: MergeInputs) -> list[str]:
     used = [inputs.request.models[index] for index in inputs.opened_stores]
     elsewhere = [model for model in used if model.measured_on is not None]
     return [f"the metadata of {model.name} were measured on {model.measured_on}" for model in elsewhere]
+
+def _method_notes(request: MergeRequest) -> list[str]:
+    """What the methods say of themselves: a formula, as it was reduced."""
+    weights = [model.weight for model in request.models]
+    methods = dict.fromkeys((request.method, *(rule.method for rule in request.rules)))
+    return list(dict.fromkeys(note for each in methods for note in each.notes(_model_names(request), weights)))
+
 
 
 def _head_notes(inputs: MergeInputs) -> list[str]:

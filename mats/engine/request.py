@@ -107,8 +107,8 @@ class MergeRequest:
         """Check what needs no file.
 
         Raises:
-            RequestError: no model, two models of one name, a weight that a method does not take, an unknown dtype,
-                heads of an unknown model.
+            RequestError: no model, two models of one name, a weight that a method does not take, a formula over other
+                models, an unknown dtype, heads or tokens of an unknown model, no chat template.
         """
         if not self.models:
             raise RequestError("models: the list is empty; a merge needs at least one model")
@@ -130,3 +130,7 @@ class MergeRequest:
             raise RequestError(f"dtype: {self.dtype!r} is not one of float32, float16, bfloat16, float64")
         if self.memory_budget is not None and self.memory_budget <= 0:
             raise RequestError(f"memory_budget: {self.memory_budget} bytes must be positive")
+        methods = () if self.assignments else (self.method, *(rule.method for rule in self.rules))
+        for method in methods:
+            if fault := method.models_fault(names):
+                raise RequestError(fault)

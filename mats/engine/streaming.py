@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -58,7 +59,7 @@ class ElementwisePool:
     def _prepared(self, settings: ElementwiseSettings, *, start: bool) -> ElementwiseMerge:
         if (settings, start) not in self._ready:
             names = self._streamed.get(settings, []) + self._started.get(settings, [])
-            merge = elementwise(settings, self._weights)
+            merge = elementwise(settings, self._weights, self._inputs.model_names)
             if isinstance(merge, TaskArithmeticMerge) and settings in self._scales:
                 merge.scales = self._scales[settings]
             merge.prepare(self._inputs.read, self._inputs.read_base, names, self._progress, sampler=self._inputs)
@@ -71,14 +72,21 @@ class ElementwisePool:
         """Merge once for the tally alone, so that every later answer is the final one."""
         self._progress.start(f"looking at all tensors for the {type(merge).__name__} start", len(names))
         for name in names:
-            merge.merge(name, base_tensor(self._inputs, settings, name), self._inputs.read_all(name))
+            merge.merge(name, base_tensor(self._inputs, settings, name), model_tensors(self._inputs, settings, name))
             self._progress.advance()
         merge.deferred()
 
 
 def base_tensor(inputs: MergeInputs, settings: ElementwiseSettings, name: str) -> Tensor | None:
     """The base's tensor for a method that needs it; reading it for others would be for nothing."""
-    return inputs.read_base(name) if settings.needs_base else None
+    return inputs.read_base(name) if settings.reads_base(inputs.model_names) else None
+
+
+def model_tensors(inputs: MergeInputs, settings: ElementwiseSettings, name: str) -> Iterator[Tensor]:
+    """The tensors of the models that the method wants, one at a time, in the order in which it wants them."""
+    weights = [model.weight for model in inputs.request.models]
+    for index in settings.models_read(inputs.model_names, weights):
+        yield inputs.read(index, name)
 
 
 def stream_tensors(
@@ -108,17 +116,54 @@ def _pending(
     inputs: MergeInputs, settings: ElementwiseSettings | None, members: Sequence[Streamed], writer: CheckpointWriter
 ) -> list[Streamed]:
     """What an earlier, killed run left to do: all of it, where a tensor's result depends on having seen the others."""
-    if settings is not None and elementwise(settings, [1.0] * len(inputs.models)).restarts:
+    if settings is not None and elementwise(settings, [1.0] * len(inputs.models), inputs.model_names).restarts:
         return list(members)
     return [part for part in members if part.name not in writer.done]
 
 
-def _merge_one(inputs: MergeInputs, part: Streamed, merge: ElementwiseMerge | None, writer: CheckpointWriter) -> None:
-    if merge is None or part.settings is None:
-        merged = inputs.reference.read(part.name)
-    else:
-        base = base_tensor(inputs, part.settings, part.name)
-        merged = merge.merge(part.name, base, inputs.read_all(part.name))
+def _merge_each(
+    inputs: MergeInputs,
+    parts: Sequence[Streamed],
+    merge: ElementwiseMerge | None,
+    writer: CheckpointWriter,
+    progress: Progress | None,
+) -> None:
+    """Merge and write `parts`, all under one settings; `merge` is None for what is taken from the reference."""
+    limit = held_bytes(inputs.request.memory_budget)
+    with WriteBehind(limit) as behind, ReadAhead(_wants(inputs, parts), limit) as ahead:
+        for turn, part in enumerate(parts):
+            tensors = ahead.tensors(turn)
+            if merge is None or part.settings is None:
+                merged = next(tensors)
+            else:
+                base = next(tensors) if part.settings.reads_base(inputs.model_names) else None
+                merged = merge.merge(part.name, base, tensors)
+                del base
+            size = merged.numel() * merged.element_size()
+            behind.submit(size, partial(_finish, inputs, writer, part, merged), shareable=inputs.shareable(part.name))
+            del merged, tensors
+            if progress is not None:
+                progress.advance()
+
+
+def _wants(inputs: MergeInputs, parts: Sequence[Streamed]) -> Iterator[Want]:
+    """What merging `parts` reads, in order: for each part the base, where its method wants that, then the models."""
+    weights = [model.weight for model in inputs.request.models]
+    for turn, part in enumerate(parts):
+        name, settings = part.name, part.settings
+        want = partial(Want, turn, inputs.reference.tensors[name].nbytes)
+        if settings is None:
+            yield want(partial(inputs.reference.read, name), shareable=False)
+            continue
+        shareable = inputs.shareable(name)
+        if settings.reads_base(inputs.model_names):
+            yield want(partial(inputs.read_base, name), shareable=shareable)
+        for index in settings.models_read(inputs.model_names, weights):
+            yield want(partial(inputs.read, index, name), shareable=shareable)
+
+
+def _finish(inputs: MergeInputs, writer: CheckpointWriter, part: Streamed, merged: Tensor) -> None:
+    """Write a merged tensor with its entry of the report."""
     put(inputs, writer, part.name, merged, note=_entry(inputs, part, merged))
 
 

@@ -5,6 +5,7 @@ from mats.methods.base import BaseSettings
 from mats.methods.elementwise import ElementwiseMerge, Sampler, elementwise, is_mergeable
 from mats.methods.fisher import FisherSettings
 from mats.methods.iso_c import IsoCSettings
+from mats.methods.formula import FormulaSettings
 from mats.methods.linear import LinearSettings
 from mats.methods.mats import MatsSettings
 from mats.methods.quadratic import QuadraticSettings, SolverChoice
@@ -33,6 +34,7 @@ __all__ = [
     "SolverChoice",
     "StartSettings",
     "TaskArithmeticSettings",
+    "FormulaSettings",
     "TiesSettings",
     "TsvMSettings",
     "elementwise",

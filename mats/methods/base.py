@@ -17,6 +17,10 @@ class BaseSettings(ElementwiseSettings):
 
     method: Literal["base"] = "base"
 
+    def models_read(self, model_names: Sequence[str], model_weights: Sequence[float]) -> tuple[int, ...]:  # noqa: ARG002
+        """None."""
+        return ()
+
     def build(self, model_weights: Sequence[float]) -> BaseMerge:  # noqa: ARG002
         """The base, whatever the weights."""
         return BaseMerge()

@@ -101,17 +101,26 @@ class SinglePass:
         return ()
 
 
-def elementwise(settings: MethodSettingsBase, model_weights: Sequence[float]) -> ElementwiseMerge:
+def elementwise(
+    settings: MethodSettingsBase, model_weights: Sequence[float], model_names: Sequence[str] | None = None
+) -> ElementwiseMerge:
     """The merge for `settings`, with one weight per model.
 
     Raises:
-        RequestError: the method is not elementwise, there is no model, or the weights do not fit the method.
+        RequestError: the method is not elementwise, there is no model, or the models do not fit the method.
     """
     if not isinstance(settings, ElementwiseSettings):
         raise RequestError(f"method {settings.name!r} does not work entry by entry; it needs the solver and metadata")
     if not model_weights:
         raise RequestError(f"method {settings.name!r}: 0 models given; at least one is needed")
-    return settings.build(tuple(float(weight) for weight in model_weights))
+    Args:
+        settings: of an elementwise method.
+        model_weights: λ_i, in the order of the models.
+        model_names: with names, `merge` wants the models that `settings.models_read` lists, in its order; without, all
+            in theirs.
+
+    weights = tuple(float(weight) for weight in model_weights)
+    return settings.build(weights) if model_names is None else settings.build_for(tuple(model_names), weights)
 
 
 def is_mergeable(dtype: torch.dtype) -> bool:

@@ -29,6 +29,14 @@ class LinearSettings(ElementwiseSettings):
         default=False, description="Divide by the sum of the weights, which then must not be 0; default false."
     )
 
+    def models_read(self, model_names: Sequence[str], model_weights: Sequence[float]) -> tuple[int, ...]:
+        """Those whose weight is not 0; the first of all, for its shapes, where every weight is 0."""
+        return tuple(index for index in range(len(model_names)) if model_weights[index]) or (0,)
+
+    def build_for(self, model_names: Sequence[str], model_weights: Sequence[float]) -> LinearMerge:
+        """The combination of the models that `models_read` lists."""
+        return self.build([model_weights[index] for index in self.models_read(model_names, model_weights)])
+
     def build(self, model_weights: Sequence[float]) -> LinearMerge:
         """The combination of models with these weights."""
         return LinearMerge(model_weights, normalize=self.normalize)

@@ -9,6 +9,7 @@ A method differs from its siblings in which curvature it prefers (`fallback`) an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -161,6 +162,15 @@ class QuadraticSettings(MethodSettingsBase):
         """For its curvatures, or for what parameters without curvature start from."""
         of_their_own = any(STATISTICS_OF[rule] for rule in self.fallback)
         return of_their_own or self.init.reads_metadata or self.outside_settings.reads_metadata
+
+    def models_fault(self, model_names: Sequence[str]) -> str | None:
+        """What is wrong with these models in the starts."""
+        return self.init.models_fault(model_names) or self.outside_settings.models_fault(model_names)
+
+    def notes(self, model_names: Sequence[str], model_weights: Sequence[float]) -> tuple[str, ...]:
+        """What there is to say about the starts."""
+        starts = dict.fromkeys((self.init, self.outside_settings))
+        return tuple(note for start in starts for note in start.notes(model_names, model_weights))
 
     @property
     def outside_settings(self) -> StartSettings:

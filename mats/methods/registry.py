@@ -13,6 +13,7 @@ from mats.methods.average import AverageSettings
 from mats.methods.base import BaseSettings
 from mats.methods.fisher import FisherSettings
 from mats.methods.iso_c import IsoCSettings
+from mats.methods.formula import FormulaSettings
 from mats.methods.linear import LinearSettings
 from mats.methods.mats import MatsSettings
 from mats.methods.regmean import RegMeanSettings
@@ -35,6 +36,7 @@ MethodSettings = Annotated[
         BaseSettings,
     ],
     Field(discriminator="method"),
+        FormulaSettings,
 ]
 """Settings of any method, told apart by the word under `method`."""
 

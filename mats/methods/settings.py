@@ -69,6 +69,14 @@ class MethodSettingsBase(BaseModel):
             return "a number other than 0 would be right; leave the model out if it should not count"
         return None
 
+    def models_fault(self, model_names: Sequence[str]) -> str | None:  # noqa: ARG002
+        """What is wrong with merging models of these names; None where nothing is."""
+        return None
+
+    def notes(self, model_names: Sequence[str], model_weights: Sequence[float]) -> tuple[str, ...]:  # noqa: ARG002
+        """What the plan and the report say about these settings, a sentence each."""
+        return ()
+
     @property
     def name(self) -> str:
         """The word users write: `average`, `ties`, …"""
@@ -84,6 +92,28 @@ class ElementwiseSettings(MethodSettingsBase):
         Usually an accumulator, one model's tensor, the base and the cast result.
         """
         return 5
+
+    def reads_base(self, model_names: Sequence[str]) -> bool:  # noqa: ARG002
+        """Whether the base's tensors are wanted for merging models of these names."""
+        return self.needs_base
+
+    def models_read(self, model_names: Sequence[str], model_weights: Sequence[float]) -> tuple[int, ...]:  # noqa: ARG002
+        """Indices of the models whose tensors the merge wants, in the order in which it wants them; usually all."""
+        return tuple(range(len(model_names)))
+
+    def build_for(self, model_names: Sequence[str], model_weights: Sequence[float]) -> ElementwiseMerge:  # noqa: ARG002
+        """The merge of the models that `models_read` lists, in its order."""
+        return self.build(model_weights)
+
+    @property
+    def holds_all_models(self) -> bool:
+        """Whether merging a tensor holds that tensor of every model, beside what `copies_held` says."""
+        return False
+
+    @property
+    def extra_checkpoints(self) -> tuple[str, ...]:
+        """Checkpoints that the method reads beside the models: a multitask model that knows the signs (TIES)."""
+        return ()
 
     @abstractmethod
     def build(self, model_weights: Sequence[float]) -> ElementwiseMerge:

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from mats.methods.average import AverageSettings
 from mats.methods.base import BaseSettings
+from mats.methods.breadcrumbs import BreadcrumbsSettings
+from mats.methods.formula import FormulaSettings
 from mats.methods.iso_c import IsoCSettings
 from mats.methods.linear import LinearSettings
 from mats.methods.task_arithmetic import TaskArithmeticSettings

@@ -6,6 +6,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
+from mats.recipes.adapters import AdaptersSection
+from mats.recipes.fitting import fitting_faults
 
 from mats.recipes.flat import DEFAULT_METHOD, FlatMethodSection
 from mats.recipes.heads import WORDS, HeadsSection
@@ -83,17 +85,9 @@ class Recipe(Section):
         return models
 
     @model_validator(mode="after")
-    def _weights_that_the_methods_take(self) -> Recipe:
-        """Every model's weight must mean something to every method of the recipe; each fault stands at its weight."""
-        faults: list[InitErrorDetails] = []
-        for index, model in enumerate(self.models):
-            for method in (self.merge.settings, *(rule.settings for rule in self.merge.rules)):
-                if fault := method.weight_fault(model.weight):
-                    written = int(model.weight) if model.weight.is_integer() else model.weight
-                    kind = PydanticCustomError("value_error", "{error}", {"error": f"{fault} (method {method.name})"})
-                    faults.append({"type": kind, "loc": ("models", index, "weight"), "input": written})
-                    break
-        if faults:
+    def _models_that_the_methods_take(self) -> Recipe:
+        """Every weight must mean something to every method, and formulas must be over the models that there are."""
+        if faults := fitting_faults(self.merge, self.merge.rules, self.models):
             raise ValidationError.from_exception_data("Recipe", faults)
         return self
 
