@@ -14,8 +14,8 @@ from mats.cli.arguments import (
     OverwriteOption,
     RecipeArgument,
     output_and_overrides,
-    with_options,
 )
+from mats.errors import RequestError
 
 if TYPE_CHECKING:
     from mats.engine.merging import MergeResult
@@ -54,12 +54,30 @@ def merge(
         ),
     ] = None,
     device: DeviceOption = None,
+    cuda: Annotated[bool, typer.Option("--cuda", help="The same as --device cuda.")] = False,
     memory_budget: MemoryOption = None,
+    out_shard_size: Annotated[
+        str | None,
+        typer.Option(
+            "--out-shard-size",
+            metavar="SIZE",
+            help="Largest file of weights, as 2GB; k, m and b alone are thousands, millions and billions of bytes. "
+            "Default: 5GB, or the recipe's.",
+            show_default=False,
+        ),
+    ] = None,
+    random_seed: Annotated[
+        int | None,
+        typer.Option(
+            "--random-seed", min=0, help="Seed of random choices. Default: 0, or the recipe's.", show_default=False
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Merge the models of a recipe into one folder that from_pretrained loads, with a report.
 
-    Stopped half-way, the same command goes on where it was; OUT appears when it is complete.
+    RECIPE may be a merge file of mergekit (it has the key merge_method). Stopped half-way, the same command goes on
+    where it was; OUT appears when it is complete.
 
     \b
     Examples:
@@ -68,16 +86,19 @@ def merge(
     """
     from mats.cli.printing import print_json, print_lines, print_rich
     from mats.cli.progress_display import progress_display
-    from mats.recipes import load_recipe
+    from mats.cli.requested import MergeOptions, requested_merge
 
     output, overrides = output_and_overrides(rest)
-    loaded = load_recipe(recipe, with_options(overrides, vocab=vocab, device=device, memory_budget=memory_budget))
+    if cuda and device not in (None, "cuda"):
+        raise RequestError(f"--cuda with --device {device}: one of the two would be right")
+    options = MergeOptions(
+        overwrite, strict, vocab, "cuda" if cuda else device, memory_budget, out_shard_size, random_seed
+    )
+    request = requested_merge(recipe, output, overrides, options)
 
     from mats.engine.merging import merge as merge_models
-    from mats.recipes.requests import merge_request
     from mats.reporting import summary, validate_report
 
-    request = merge_request(loaded, output, overwrite=overwrite, strict=strict)
     if dry_run:
         plan = _plan(request)
         if as_json:

@@ -21,6 +21,7 @@ from mats.methods.settings import AllowedWeights, ElementwiseSettings
 if TYPE_CHECKING:
     from torch import Tensor
 
+PARALLEL = 1.0 - 1e-12  # |cos φ| up to which the angle is known well enough in float64
 AXES = {"tensor": None, "row": -1, "column": 0}
 """`along` → the axis along which a vector lies; a tensor of one axis is one vector in any case."""
 
@@ -83,6 +84,6 @@ class NuslerpMerge(SinglePass):
         dim = AXES[self.along] if first.dim() > 1 else None
         first, second = first.to(dtype, copy=True), second.to(dtype, copy=True)
         if not self.task_vectors or base is None:
-            return interpolate_(first, second, self.t, dim=dim)
+            return interpolate_(first, second, self.t, dim=dim, parallel=PARALLEL)
         base = base.to(dtype)
-        return interpolate_(first.sub_(base), second.sub_(base), self.t, dim=dim).add_(base)
+        return interpolate_(first.sub_(base), second.sub_(base), self.t, dim=dim, parallel=PARALLEL).add_(base)

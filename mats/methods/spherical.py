@@ -13,16 +13,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-PARALLEL = 0.9995  # |cos φ| from which on the chord is taken; there both agree to 1e-4 of the distance
+PARALLEL = 0.9995  # |cos φ| from which on the chord is taken; there both agree to 1e-4 of the length
 SMALLEST_LENGTH = 1e-8  # of a vector that has a direction
 
 
-def interpolate_(first: Tensor, second: Tensor, place: float, *, dim: int | None = None) -> Tensor:
+def interpolate_(
+    first: Tensor, second: Tensor, place: float, *, dim: int | None = None, parallel: float = PARALLEL
+) -> Tensor:
     """slerp(first, second; place), written into `first`.
 
     Args:
         first, second: of one shape, fp32 or fp64; `second` is left as it is.
         place: t; 0 gives `first`, 1 gives `second`.
+        parallel: |cos φ| above which the chord is taken.
         dim: None: each tensor is one vector; else each is many vectors along this axis, with an angle each.
     """
     dims = tuple(range(first.dim())) if dim is None else (dim,)
@@ -31,7 +34,7 @@ def interpolate_(first: Tensor, second: Tensor, place: float, *, dim: int | None
     inner = (first * second).sum(dims, keepdim=True, dtype=torch.float64)
     lengths = [torch.linalg.vector_norm(each, dim=dims, keepdim=True, dtype=torch.float64) for each in (first, second)]
     cosine = inner / (lengths[0] * lengths[1]).clamp_min_(SMALLEST_LENGTH**2)
-    chord = (cosine.abs() > PARALLEL) | (lengths[0] < SMALLEST_LENGTH) | (lengths[1] < SMALLEST_LENGTH)
+    chord = (cosine.abs() > parallel) | (lengths[0] < SMALLEST_LENGTH) | (lengths[1] < SMALLEST_LENGTH)
     angle = torch.arccos(torch.where(chord, torch.zeros_like(cosine), cosine))
     share_first = torch.where(chord, 1.0 - place, torch.sin((1.0 - place) * angle) / torch.sin(angle))
     share_second = torch.where(chord, place, torch.sin(place * angle) / torch.sin(angle))
