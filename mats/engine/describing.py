@@ -127,6 +127,7 @@ def recipe_of(request: MergeRequest) -> dict[str, Any]:
     return {
         "base": request.base,
         "models": models,
+        **({} if request.missing == "base" else {"missing": request.missing}),
         **(
             {}
             if request.adapters is None

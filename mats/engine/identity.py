@@ -36,6 +36,8 @@ def merge_identity(inputs: MergeInputs, plan: MergePlan) -> str:
         "files": [file_states(checkpoint) for checkpoint in (*inputs.checkpoints, *filter(None, [inputs.given_base]))],
         "asked": [file_states(checkpoint) for checkpoint in inputs.asked.checkpoints.values()],
         "assignments": _assignments(request.assignments),
+        "adapters": None if request.adapters is None else request.adapters.model_dump(mode="json"),
+        "missing": request.missing,
         "arrangement": None if request.arrangement is None else asdict(request.arrangement),
         "stores": [inputs.store(index).fingerprint for index in inputs.opened_stores],
         "device": resolve_device(request.device).type,

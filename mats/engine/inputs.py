@@ -26,6 +26,7 @@ from mats.engine.heads import Separated, separate, under_head
 from mats.engine.request import MergeRequest
 from mats.engine.sparsified import sparsified_view
 from mats.errors import InputsMismatch, RequestError
+from mats.engine.filled import FILLS, fillable, filled_view
 from mats.methods.sampling import sample_checkpoint
 from mats.store import MetadataStore, open_store
 
@@ -114,12 +115,7 @@ class MergeInputs:
         self.missing = {name: match.missing.get(key, ()) for name, key in zip(names, keys, strict=True)}
         self.extra = {name: match.extra.get(key, ()) for name, key in zip(names, keys, strict=True)}
         self._common = frozenset(match.common)
-        for name, absent in self.missing.items():
-            if absent and self.base is None:
-                raise InputsMismatch(
-                    f"model {name} lacks {len(absent)} tensors of {names[0]} (first: {absent[0]}); give `base:` to "
-                    "keep the base's values there"
-                )
+        self._fill_missing()
         self.tensors: list[TensorInfo] = output_tensors(
             self.reference, self.models, dtype=resolve_dtype(self.request.dtype)
         )
@@ -156,6 +152,32 @@ class MergeInputs:
     def leading(self) -> list[TensorInfo]:
         """The output's tensors, each tied one once."""
         return [info for info in self.tensors if info.name not in self._leaders]
+    def _fill_missing(self) -> None:
+        """Deal with what models lack, as the request says."""
+        how = self.request.missing
+        lacking = {
+            name: fillable(self._body, absent) if how in FILLS else absent for name, absent in self.missing.items()
+        }
+        if how in FILLS:
+            views = zip(self.models, lacking.values(), strict=True)
+            self.models = tuple(filled_view(model, self._body, absent, how) for model, absent in views)
+            self._common |= {name for absent in lacking.values() for name in absent}
+            return
+        for name, absent in lacking.items():
+            if absent and (self.base is None or how == "error"):
+                keep = "" if self.base is None else "base (the result has the base's), "
+                wanted = f"`missing:` {keep}zeros, ones or copy" + (
+                    "" if self.base else ", or a `base:` that has them,"
+                )
+                raise InputsMismatch(
+                    f"model {name} lacks {len(absent)} tensors of {self._body.name} (first: {absent[0]}); {wanted} "
+                    "would be right"
+                )
+
+    def _asked(self) -> AskedCheckpoints:
+        opened = {path: self._open(path) for path in asked_paths(self.request)}
+        return AskedCheckpoints(opened, self._body, self.given_base, self.kind, self._common)
+
 
     @cached_property
     def head(self) -> frozenset[str]:

@@ -15,6 +15,8 @@ from mats.checkpoints import TensorInfo
 from mats.checkpoints.heads import is_head
 from mats.engine.coverage import Cover, StoreIndex, Term, cover
 from mats.engine.devices import resolve_device
+from mats.engine.filled import filled_notes
+from mats.engine.handing_over import held_bytes, most_held
 from mats.engine.heads import head_summary
 from mats.engine.inputs import MergeInputs
 from mats.engine.layout import Layout, canonical_shape
@@ -148,6 +150,10 @@ def make_plan(inputs: MergeInputs) -> MergePlan:
         ),
         heads={} if inputs.separated is None else head_summary(inputs.separated, _model_names(request)),
     )
+            *request.notes,
+            *_method_notes(request),
+            *filled_notes(inputs.missing, inputs.reference, request.missing),
+            *inputs.vocabulary.notes,
 
             *request.notes,
             *_method_notes(request),

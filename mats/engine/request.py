@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from mats.errors import RequestError
 from mats.methods.registry import MethodSettings
@@ -15,6 +15,10 @@ from mats.methods.sparsify import SparsifySettings
 @dataclass(frozen=True)
 class ModelInput:
     """One fine-tuned model.
+
+Missing = Literal["base", "error", "zeros", "ones", "copy"]
+"""What stands for a tensor that a model lacks: the result has the base's own, an error, or the model gets zeros, ones,
+or a copy of the base's (without a base: of the first model's)."""
 
     Attributes:
         name: how the report calls it; unique within a request.
@@ -83,6 +87,8 @@ class MergeRequest:
             still solved as long as it fits into the machine's memory.
         overwrite: replace an existing output.
         strict: raise NotConverged, after publishing, when a solve missed its tolerance.
+        missing: what stands for tensors that a model lacks: `base` (the result has the base's), `error`, or in the
+            model `zeros`, `ones` or `copy` (of the base's, without one of the first model's); what it has stays.
         max_shard_bytes: largest weight file.
         vocab: what to do when vocabularies differ; "error" is the one choice there is.
         resolved_recipe: saved with the output as recipe.yaml.
@@ -109,6 +115,7 @@ class MergeRequest:
         Raises:
             RequestError: no model, two models of one name, a weight that a method does not take, a formula over other
                 models, an unknown dtype, heads or tokens of an unknown model, no chat template.
+    missing: Missing = "base"
         """
         if not self.models:
             raise RequestError("models: the list is empty; a merge needs at least one model")
@@ -134,3 +141,5 @@ class MergeRequest:
         for method in methods:
             if fault := method.models_fault(names):
                 raise RequestError(fault)
+        if self.missing not in get_args(Missing):
+            raise RequestError(f"missing: {self.missing!r}; one of {', '.join(get_args(Missing))} would be right")

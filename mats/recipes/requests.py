@@ -157,6 +157,7 @@ def merge_request(
         method=recipe.merge.settings,
         output=Path(str(chosen)),
         base=recipe.base,
+        missing=recipe.missing,
         heads=heads_of(recipe),
         vocab=recipe.vocab,
         tokenizer=vocabulary_of(recipe.tokenizer),

@@ -53,6 +53,29 @@ class Recipe(Section):
     sparsify: SparsifySection | None = Field(
         default=None, description="Drop part of what each model changed, before it is merged; null: nothing."
     )
+    adapters: AdaptersSection | None = Field(
+        default=None,
+        description="LoRA adapters in, LoRA adapter out: how updates are put together; null: a whole model comes out.",
+    )
+    vocab: VocabularyWord = Field(
+        default="error",
+        description="When vocabularies differ: error; base: the result has the base's tokens; union: those of all. "
+        "Rows are matched by token.",
+    )
+    tokenizer: TokenizerSection | None = Field(
+        default=None, description="More about the result's vocabulary than `vocab` can say; null: what `vocab` says."
+    )
+    chat_template: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Chat template of the result: auto (what most of the inputs have), alpaca, chatml, llama3, "
+        "mistral, exaone, or Jinja text. Default: that of its tokenizer.",
+    )
+    missing: Literal["base", "error", "zeros", "ones", "copy"] = Field(
+        default="base",
+        description="Tensors that a model lacks: the result has the base's; an error; or the model is given zeros, "
+        "ones, or a copy of the base's (without a base: of the first model's).",
+    )
     curvature: CurvatureSection = Field(default=CurvatureSection(), description="What is measured on each model.")
     merge: MergeSection = Field(default_factory=_default_merge, description="How the models are merged.")
     evaluate: EvaluateSection = Field(default=EvaluateSection(), description="What `mats evaluate` scores.")

@@ -12,16 +12,25 @@ from mats.errors import RequestError
 from mats.methods import TiesSettings, method_names, parse_method, settings_class
 from mats.methods.settings import MethodSettingsBase, registered_settings
 
+REQUIRED = {"formula": {"formula": "a - b"}}
+"""Keys without which a method means nothing."""
+
 
 def test_every_registered_method_is_in_the_union():
     assert set(method_names()) == set(registered_settings())
     assert set(method_names()) == {
         "average",
         "linear",
+        "formula",
         "task_arithmetic",
         "ties",
         "tsv_m",
         "iso_c",
+        "iso_cts",
+        "wudi",
+        "knots",
+        "breadcrumbs",
+        "pointwise",
         "fisher",
         "regmean",
         "mats",
@@ -31,7 +40,7 @@ def test_every_registered_method_is_in_the_union():
 
 @pytest.mark.parametrize("name", method_names())
 def test_every_method_has_defaults_and_explains_its_fields(name):
-    settings = parse_method(name)
+    settings = parse_method({"method": name, **REQUIRED.get(name, {})})
     assert isinstance(settings, settings_class(name))
     assert settings.name == name
     assert parse_method(settings.model_dump()) == settings
@@ -44,7 +53,7 @@ def test_every_method_has_defaults_and_explains_its_fields(name):
 @pytest.mark.parametrize("name", method_names())
 def test_settings_are_frozen_and_strict(name):
     with pytest.raises(ValidationError, match="frozen"):
-        parse_method(name).method = "other"
+        parse_method({"method": name, **REQUIRED.get(name, {})}).method = "other"
     with pytest.raises(
         RequestError, match=rf"method {name}: \S*no_such_key: Extra inputs are not permitted \(received 1\)"
     ):
