@@ -1,10 +1,12 @@
 """Which tensors of a checkpoint have an axis of tokens: input embeddings, output heads and their biases.
 
-A tensor counts when its name is one that architectures give to such a tensor *and* its first axis longer than one has
-as many entries as the input embedding has rows.
+A tensor counts when its name is one that architectures give to such a tensor *and* its axis of tokens (the first of a
+weight, the last of a bias) has as many entries as the input embedding has rows.
 """
 
 from __future__ import annotations
+
+from math import prod
 
 from mats.checkpoints.checkpoint import Checkpoint
 from mats.checkpoints.tensors import TensorInfo
@@ -51,23 +53,18 @@ def vocabulary_tensors(checkpoint: Checkpoint) -> tuple[str, ...]:
     return tuple(
         name
         for name, info in checkpoint.tensors.items()
-        if info.dtype.is_floating_point and _longest_first(info.shape) == rows and (is_head(name) or _is_input(name))
+        if info.dtype.is_floating_point and _has_rows(name, info.shape, rows) and (is_head(name) or _is_input(name))
     )
 
 
-def width_of(shape: tuple[int, ...]) -> int:
+def width_of(name: str, shape: tuple[int, ...]) -> int:
     """Numbers per token of a vocabulary tensor: 1 for a bias [rows] or [1, rows]."""
-    leading = next(axis for axis, size in enumerate(shape) if size != 1 or axis == len(shape) - 1)
-    width = 1
-    for size in shape[leading + 1 :]:
-        width *= size
-    return width
+    return 1 if _is_bias(name) else prod(shape[1:])
 
 
-def with_rows(shape: tuple[int, ...], rows: int) -> tuple[int, ...]:
+def with_rows(name: str, shape: tuple[int, ...], rows: int) -> tuple[int, ...]:
     """The shape of a vocabulary tensor with another number of tokens."""
-    leading = next(axis for axis, size in enumerate(shape) if size != 1 or axis == len(shape) - 1)
-    return (*shape[:leading], rows, *shape[leading + 1 :])
+    return (*shape[:-1], rows) if _is_bias(name) else (rows, *shape[1:])
 
 
 def is_head(name: str) -> bool:
@@ -103,6 +100,12 @@ def _is_input(name: str) -> bool:
     return len(parts) > 1 and parts[-1] == "weight" and (parts[-2] in EMBEDDINGS or parts[-2] in ALSO)
 
 
-def _longest_first(shape: tuple[int, ...]) -> int:
-    """The size of the first axis that is not 1."""
-    return next((size for size in shape if size != 1), 1)
+def _is_bias(name: str) -> bool:
+    return name.endswith("bias")
+
+
+def _has_rows(name: str, shape: tuple[int, ...], rows: int) -> bool:
+    """Whether the axis of tokens has so many entries, and a bias no other axis."""
+    if _is_bias(name):
+        return prod(shape) == rows and shape[-1:] == (rows,)
+    return len(shape) > 1 and shape[0] == rows

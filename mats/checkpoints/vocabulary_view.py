@@ -18,7 +18,7 @@ from mats.checkpoints.bytes import CHUNK_BYTES
 from mats.checkpoints.checkpoint import Checkpoint, Stored
 from mats.checkpoints.tensors import TensorInfo
 from mats.checkpoints.vocabulary_rows import Piece, RowPlan, Sources
-from mats.checkpoints.vocabulary_tensors import counterpart, vocabulary_tensors, width_of, with_rows
+from mats.checkpoints.vocabulary_tensors import counterpart, embedding_of, vocabulary_tensors, width_of, with_rows
 
 
 def with_vocabulary(checkpoints: Sequence[Checkpoint], plan: RowPlan, index: int) -> Checkpoint:
@@ -28,9 +28,8 @@ def with_vocabulary(checkpoints: Sequence[Checkpoint], plan: RowPlan, index: int
     """
     checkpoint = checkpoints[index]
     names = vocabulary_tensors(checkpoint)
-    embedding = checkpoint.tensors[names[0]].shape if names else ()
-    rows = next((size for size in embedding if size != 1), 1)
-    if not names or plan.is_identity(index, rows):
+    embedding = embedding_of(checkpoint)
+    if embedding is None or plan.is_identity(index, embedding.shape[0]):
         return checkpoint
     places = {name: _places(checkpoints, index, name) for name in names}
     file = RearrangedFile(index, plan.pieces(index), plan.rows, places)
@@ -47,8 +46,8 @@ def _places(checkpoints: Sequence[Checkpoint], index: int, name: str) -> list[St
     ]
     own = found[index]
     assert own is not None
-    width = width_of(own.shape)
-    return [place if place is not None and width_of(place.shape) == width else None for place in found]
+    width = width_of(name, own.shape)
+    return [place if place is not None and width_of(name, place.shape) == width else None for place in found]
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,8 @@ class RearrangedFile:
             own = held[index]
             assert own is not None
             self.path: Path = own.file.path
-            self._tensors[name] = _Rows(held, width_of(own.shape))
-            self.infos[name] = TensorInfo(name, self._dtype(held, own), with_rows(own.shape, rows))
+            self._tensors[name] = _Rows(held, width_of(name, own.shape))
+            self.infos[name] = TensorInfo(name, self._dtype(held, own), with_rows(name, own.shape, rows))
 
     def load(self, name: str, start: int, out: Tensor) -> None:
         """Fill `out` with the elements of `name` from index `start` on."""

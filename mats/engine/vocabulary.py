@@ -14,7 +14,7 @@ from mats.checkpoints.vocabulary import VocabularyChoice
 from mats.checkpoints.vocabulary_files import OutputVocabulary
 from mats.checkpoints.vocabulary_heads import with_heads
 from mats.checkpoints.vocabulary_rows import RowPlan, TokenRows, disagreement, plan_rows
-from mats.checkpoints.vocabulary_tensors import vocabulary_tensors
+from mats.checkpoints.vocabulary_tensors import counterpart, vocabulary_tensors
 from mats.checkpoints.vocabulary_tokens import tokenizer_files
 from mats.checkpoints.vocabulary_view import with_vocabulary
 from mats.engine.vocabulary_output import Decided, decide, resolved_rules
@@ -83,8 +83,12 @@ class CommonVocabulary:
         """The output's tensors in the dtypes that the reference has on disk, where its view needs wider ones."""
         if self.plan is None or reference is None:
             return list(tensors)
-        dtypes = {name: reference.tensors[name].dtype for name in vocabulary_tensors(reference)}
-        return [TensorInfo(info.name, dtypes.get(info.name, info.dtype), info.shape) for info in tensors]
+        stored = {
+            name: reference.tensors[own].dtype
+            for name in self.named_tensors
+            if (own := counterpart(name, reference)) is not None
+        }
+        return [TensorInfo(info.name, stored.get(info.name, info.dtype), info.shape) for info in tensors]
 
 
 def common_vocabulary(
