@@ -3,6 +3,7 @@
 from mats.checkpoints.adapters import ia3_config, merge_base, neutral_adapter
 from mats.checkpoints.checkpoint import Checkpoint
 from mats.checkpoints.companions import copy_companions, reconcile_config
+from mats.checkpoints.densify import densify, on_one_base
 from mats.checkpoints.loading import load_model
 from mats.checkpoints.lora import LoraAdapter, LoraModule, open_lora
 from mats.checkpoints.lora_writing import write_lora_adapter
@@ -21,12 +22,14 @@ __all__ = [
     "TensorInfo",
     "TensorMatch",
     "copy_companions",
+    "densify",
     "ia3_config",
     "labels",
     "load_model",
     "match_tensors",
     "merge_base",
     "neutral_adapter",
+    "on_one_base",
     "open_checkpoint",
     "open_lora",
     "output_tensors",

@@ -38,7 +38,7 @@ class DenseModel(Checkpoint):
     prefix: str
 
 
-def densify(base: Checkpoint, adapter: Checkpoint, *, dtype: torch.dtype | None = None) -> DenseModel:
+def densify(base: Checkpoint, adapter: Checkpoint, *, at_least: torch.dtype | None = None) -> DenseModel:
     """The model that `adapter` makes of `base`: W + s·B·A for LoRA, weights scaled by the vectors for (IA)³.
 
     Every tensor is computed in float64, a few rows at a time, and rounded once. Modules saved with the adapter replace
@@ -47,7 +47,8 @@ def densify(base: Checkpoint, adapter: Checkpoint, *, dtype: torch.dtype | None 
     Args:
         base: a whole model, open.
         adapter: of kind `lora` or `ia3`, open.
-        dtype: of the floating-point tensors that differ from the base's (None: each as in the base).
+        at_least: what changed tensors of fewer bits are shown as (None: each as in the base); a merge reads float32, so
+            that only its result is rounded to the base's dtype.
 
     Raises:
         RequestError: no model and adapter, or an adapter with a feature that is not supported.
@@ -60,7 +61,7 @@ def densify(base: Checkpoint, adapter: Checkpoint, *, dtype: torch.dtype | None 
         )
     _refuse_quantised(base)
     places, parts = lora_parts(base, adapter) if adapter.kind == "lora" else ia3_parts(base, adapter)
-    dtypes = {name: _dtype_of(base, places, name, part, dtype) for name, part in parts.items()}
+    dtypes = {name: _dtype_of(base, places, name, part, at_least) for name, part in parts.items()}
     file = _DenseFile(adapter.path, parts, dtypes)
     stored = {name: base.place(own) for name, own in places.names().items()}
     stored |= {name: base.place(places.names()[source]) for name, source in places.untied.items()}
@@ -73,14 +74,14 @@ def densify(base: Checkpoint, adapter: Checkpoint, *, dtype: torch.dtype | None 
 
 
 def on_one_base(
-    base: Checkpoint, models: Sequence[Checkpoint], *, dtype: torch.dtype | None = None
+    base: Checkpoint, models: Sequence[Checkpoint], *, at_least: torch.dtype | None = None
 ) -> tuple[Checkpoint, tuple[Checkpoint, ...]]:
     """Every adapter among `models` laid onto `base`, and the base as they see it.
 
     Where an adapter makes tensors differ that the base stores as one (a tied head), the base is shown with both names,
     so that a merge keeps both.
     """
-    dense = tuple(model if model.kind == "model" else densify(base, model, dtype=dtype) for model in models)
+    dense = tuple(model if model.kind == "model" else densify(base, model, at_least=at_least) for model in models)
     views = [model for model in dense if isinstance(model, DenseModel)]
     untied = {name: (view.prefix, source) for view in views for name, source in view.untied.items()}
     if not untied:
@@ -101,10 +102,10 @@ def _refuse_quantised(base: Checkpoint) -> None:
         raise InputsMismatch(f"{base.name}: its weights are quantised; lay the adapter on weights in floating point")
 
 
-def _dtype_of(base: Checkpoint, places: Places, name: str, part: Dense, wanted: torch.dtype | None) -> torch.dtype:
+def _dtype_of(base: Checkpoint, places: Places, name: str, part: Dense, wider: torch.dtype | None) -> torch.dtype:
     own = base.tensors.get(places.untied.get(name, name).removeprefix(places.prefix))
     if own is not None:
-        return wanted if wanted is not None and own.dtype.is_floating_point else own.dtype
+        return own.dtype if wider is None or not own.dtype.is_floating_point else torch.promote_types(own.dtype, wider)
     assert isinstance(part, Plain), "what the base lacks comes from the adapter as it is"
     return part.stored.file.infos[part.stored.name].dtype
 

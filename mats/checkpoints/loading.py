@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mats.checkpoints.checkpoint import Checkpoint
+from mats.checkpoints.densify import changed_part, densify
 from mats.checkpoints.heads import class_count, part_of, read_heads_index
 from mats.checkpoints.legacy import PEFT_PREFIX
 from mats.checkpoints.locate import MODEL_FILES
@@ -37,6 +38,7 @@ def load_model(
     dtype: torch.dtype | None = None,
     trust_remote_code: bool = False,
     head: str | None = None,
+    dense: bool = False,
 ) -> nn.Module:
     """Load a checkpoint for a task, in eval mode.
 
@@ -49,6 +51,7 @@ def load_model(
         trust_remote_code: whether code that comes with the checkpoint may run.
         head: of a merged body that keeps the heads of its models (`heads: {from: own}`): the model whose head, labels
             included, goes on the body; None: the head that the folder itself has.
+        dense: lay a LoRA adapter onto the weights, as a merge does, so that its parameters are those of a whole model.
 
     Returns:
         The model; for an adapter the PEFT model around the base.
@@ -69,7 +72,7 @@ def load_model(
             model, missing = loader.load(folder, None)
             _refuse_missing(checkpoint.name, task, missing)
         else:
-            model = _on_base(checkpoint, base, loader)
+            model = _on_base(checkpoint, base, loader, dense=dense)
         return model.to(device).eval()
 
 
@@ -95,7 +98,7 @@ def _under_head(checkpoint: Checkpoint, head: str, folder: Path, loader: _Loader
     return model
 
 
-def _on_base(checkpoint: Checkpoint, base: str | Path | None, loader: _Loader) -> nn.Module:
+def _on_base(checkpoint: Checkpoint, base: str | Path | None, loader: _Loader, *, dense: bool) -> nn.Module:
     if base is None and checkpoint.kind != "model":
         base = (checkpoint.config or {}).get("base_model_name_or_path")
     if base is None:
@@ -109,6 +112,9 @@ def _on_base(checkpoint: Checkpoint, base: str | Path | None, loader: _Loader) -
         _refuse_missing(f"{checkpoint.name} on {below.name}", loader.task, [n for n in missing if n not in covered])
         if checkpoint.kind == "model":
             overlay(model, checkpoint)
+            return model
+        if dense and checkpoint.kind == "lora":
+            overlay(model, changed_part(densify(below, checkpoint, at_least=torch.float32)))
             return model
         return _with_adapter(model, checkpoint)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mats.engine.inputs import MergeInputs
 from mats.errors import FingerprintMismatch
 from mats.progress import Progress
@@ -28,17 +30,18 @@ def check_fingerprints(inputs: MergeInputs, progress: Progress) -> dict[str, str
         )
         inputs.store(index).check_model(found[name], f"{name}{also}")
         progress.advance()
-    if inputs.kind == "ia3" and found:
-        _check_adapters_base(inputs)
+    adapters = [index for index in inputs.opened_stores if inputs.measured(index).kind != "model"]
+    if adapters:
+        _check_adapters_base(inputs, adapters)
     return found
 
 
-def _check_adapters_base(inputs: MergeInputs) -> None:
+def _check_adapters_base(inputs: MergeInputs, adapters: Sequence[int]) -> None:
     """An adapter's curvature is that of the model under it too: one base for all stores, and the one that was given."""
     expected, source = None, ""
     if inputs.given_base is not None:
         expected, source = inputs.given_base.fingerprint(), f"the base {inputs.request.base}"
-    for index in inputs.opened_stores:
+    for index in adapters:
         name, measured = inputs.request.models[index].name, inputs.store(index).manifest.model
         if measured.base_fingerprint is None:
             continue

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from mats.checkpoints import Checkpoint, load_model, open_checkpoint, parameter_names
+from mats.checkpoints.densify import densify
 from mats.checkpoints.heads import head_names
 from mats.curvature import CollectionPlan, Collector, plan_collection
 from mats.data import Batch, Example, check_labels_fit, load_processor, make_batches
@@ -198,14 +199,26 @@ def _load(work: Work, checkpoint: Checkpoint) -> Loaded:
         dtype=resolve_dtype(request.dtype),
         trust_remote_code=request.trust_remote_code,
         head=work.head,
+        dense=True,
     )
-    names = parameter_names(module, checkpoint)
-    if not any(request.settings.selects(name) for name in names.values()):
-        raise _nothing_to_measure(request)
-    plan = plan_collection(module, batches[0], request.effective_settings, names)
-    if not plan.items:
-        raise _nothing_to_measure(request)
-    return Loaded(module, batches, plan, _unheld(checkpoint, names, plan))
+    with _as_whole_model(work, checkpoint) as whole:
+        names = parameter_names(module, whole)
+        if not any(request.settings.selects(name) for name in names.values()):
+            raise _nothing_to_measure(request)
+        plan = plan_collection(module, batches[0], request.effective_settings, names)
+        if not plan.items:
+            raise _nothing_to_measure(request)
+        return Loaded(module, batches, plan, _unheld(whole, names, plan))
+
+
+@contextmanager
+def _as_whole_model(work: Work, checkpoint: Checkpoint) -> Iterator[Checkpoint]:
+    """The checkpoint whose names statistics get: of a LoRA adapter the model that it makes of its base, as merged."""
+    if checkpoint.kind != "lora" or work.model.base is None:
+        yield checkpoint
+        return
+    with open_checkpoint(work.model.base) as base:
+        yield densify(base, checkpoint, at_least=torch.float32)
 
 
 def _nothing_to_measure(request: CollectionRequest) -> RequestError:

@@ -61,8 +61,8 @@ def scramble(adapted: nn.Module, seed: int) -> None:
                 parameter.add_(0.3 * noise)
 
 
-def dense(folder: Path, dtype: torch.dtype | None = torch.float64) -> DenseModel:
-    return densify(open_checkpoint(folder / "base"), open_checkpoint(folder / "adapter"), dtype=dtype)
+def dense(folder: Path, at_least: torch.dtype | None = torch.float64) -> DenseModel:
+    return densify(open_checkpoint(folder / "base"), open_checkpoint(folder / "adapter"), at_least=at_least)
 
 
 def running(folder: Path, make: Callable[[], nn.Module]) -> nn.Module:
@@ -84,3 +84,11 @@ def logits(model: nn.Module) -> Tensor:
 def changed(model: DenseModel) -> Mapping[str, Tensor]:
     part: Checkpoint = changed_part(model)
     return {name: part.read(name) for name in part.tensors}
+
+
+def effective_weight(adapted: nn.Module, module: str) -> Tensor:
+    """The weight that PEFT's forward applies, from its own answers to unit vectors."""
+    layer = adapted.get_submodule(f"base_model.model.{module}")
+    zero = torch.zeros(1, layer.in_features, dtype=torch.float64)
+    with torch.no_grad():
+        return (layer(torch.eye(layer.in_features, dtype=torch.float64)) - layer(zero)).T

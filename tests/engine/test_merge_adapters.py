@@ -10,8 +10,8 @@ import torch
 from engine_families import RawStore, make_model, save, write_raw
 
 from mats.checkpoints import load_model, open_checkpoint
-from mats.engine import Heads, MergeRequest, ModelInput, merge, plan_merge
-from mats.errors import FingerprintMismatch, RequestError
+from mats.engine import Heads, MergeRequest, ModelInput, merge
+from mats.errors import FingerprintMismatch
 from mats.methods import MatsSettings, SolverChoice, TaskArithmeticSettings
 from mats.methods.published import published_settings
 from mats.store import Sums
@@ -150,16 +150,6 @@ def test_full_legacy_checkpoints(tmp_path: Path) -> None:
     with open_checkpoint(tmp_path / "out") as merged:
         for name in merged.tensors:
             torch.testing.assert_close(merged.read(name), state[name] + 0.3, rtol=1e-5, atol=1e-5)
-
-
-def test_lora_is_refused_with_a_way_out(tmp_path: Path) -> None:
-    from peft import LoraConfig, get_peft_model
-
-    model = get_peft_model(make_model("t5", 0), LoraConfig(task_type="SEQ_2_SEQ_LM", target_modules=["q"], r=2))
-    model.save_pretrained(tmp_path / "lora")
-    request = MergeRequest((ModelInput("a", str(tmp_path / "lora")),), TaskArithmeticSettings(), tmp_path / "out")
-    with pytest.raises(RequestError, match="merge_and_unload"):
-        plan_merge(request)
 
 
 def test_adapters_merge_their_vectors_and_keep_the_heads_saved_with_them(tmp_path: Path) -> None:
