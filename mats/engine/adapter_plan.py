@@ -16,10 +16,10 @@ from mats.checkpoints.lora import Lazy, LoraModule
 from mats.checkpoints.lora_writing import lora_tensors
 from mats.checkpoints.tensors import TensorInfo
 from mats.engine.adapter_inputs import AdapterInputs, canonical_shape
-from mats.engine.adapter_saved import SavedPlan, plan_saved
+from mats.engine.adapter_saved import SavedPlan, plan_kept, plan_saved
 from mats.engine.devices import resolve_dtype
 from mats.engine.request import MergeRequest
-from mats.errors import InputsMismatch
+from mats.errors import InputsMismatch, RequestError
 from mats.methods.adapter_settings import FACTOR_FORMS, AdapterSettings
 from mats.methods.lora_forms import FactorForm, check_factors, factor_weights
 from mats.methods.low_rank import LowRank, exact_sum, reduced
@@ -128,6 +128,34 @@ def plan_sums(
     tensors = lora_tensors(skeleton, {part.name: part.placeholder for part in saved})
     infos = tuple(TensorInfo(name, lazy.dtype, lazy.shape) for name, lazy in tensors.items())
     return AdapterPlan(combine, modules, saved, skeleton, infos, _absent(inputs), _notes(inputs))
+
+
+def plan_cuts(inputs: AdapterInputs, settings: AdapterSettings, dense: Mapping[str, str]) -> AdapterPlan:
+    """Plan an adapter that dense merged weights are cut to.
+
+    Args:
+        inputs: the adapters, whose modules and ranks decide those of the output.
+        settings: the rank.
+        dense: of the adapters' names for weights and saved tensors, those that are merged densely.
+
+    Raises:
+        RequestError: settings that make no sense here, or several heads and no word about them.
+    """
+    if settings.reduce:
+        raise RequestError("adapters.reduce: a merge of dense updates has all ranks; rank: N would be right")
+    dtype = resolve_dtype(inputs.request.dtype)
+    modules = []
+    for name, row in inputs.modules.items():
+        present = [update for update in row if update is not None]
+        shape = canonical_shape(present[0])
+        rank = min(settings.rank or max(update.rank for update in present), *shape)
+        modules.append(ModulePlan(name, (), (), shape, rank, 1.0))
+    biased = any(update is not None and update.bias is not None for row in inputs.modules.values() for update in row)
+    skeleton = {part.name: _skeleton(inputs, part, dtype, biased) for part in modules}
+    saved = plan_kept(inputs, dense, dtype)
+    tensors = lora_tensors(skeleton, {part.name: part.placeholder for part in saved})
+    infos = tuple(TensorInfo(name, lazy.dtype, lazy.shape) for name, lazy in tensors.items())
+    return AdapterPlan("svd", tuple(modules), saved, skeleton, infos, _absent(inputs), ())
 
 
 def _module_plan(

@@ -97,6 +97,46 @@ def plan_saved(
     return tuple(plans)
 
 
+def plan_kept(inputs: AdapterInputs, dense: Mapping[str, str], dtype: torch.dtype | None) -> tuple[SavedPlan, ...]:
+    """What is stored whole beside factors cut from dense weights.
+
+    What the base has is merged densely and comes without parts; what it lacks, a head, is that of the one adapter that
+    has it, or follows `heads`.
+
+    Raises:
+        RequestError: several adapters have a head, and nothing says which to take.
+    """
+    plans = []
+    for name in saved_names(inputs):
+        holders = [
+            (n, adapter.other[name])
+            for n, adapter in zip(inputs.names, inputs.adapters, strict=True)
+            if name in adapter.other
+        ]
+        content = holders[0][1]
+        kept = Lazy(
+            content.shape, dtype if dtype is not None and is_mergeable(content.dtype) else content.dtype, content.read
+        )
+        if name in dense:
+            plans.append(SavedPlan(name, kept, (), 0.0))
+            continue
+        chosen = _of_head(inputs, name)
+        if chosen is None and len(holders) > 1:
+            raise RequestError(
+                f"models {', '.join(model for model, _ in holders)}: save {name}, which the base does not have; "
+                f"`heads: {{from: {holders[0][0]}}}` would take that of {holders[0][0]}"
+            )
+        factors = chosen or tuple(float(name in adapter.other) for adapter in inputs.adapters)
+        parts = tuple(
+            (adapter.other[name], factor)
+            for adapter, factor in zip(inputs.adapters, factors, strict=True)
+            if factor != 0 and name in adapter.other
+        )
+        if parts:
+            plans.append(SavedPlan(name, kept, parts, 0.0, head=True))
+    return tuple(plans)
+
+
 def _is_kept_apart(inputs: AdapterInputs, name: str) -> bool:
     return inputs.request.heads is not None and is_head(name)
 

@@ -11,6 +11,7 @@ from typing import Any
 import xxhash
 
 from mats.checkpoints import Checkpoint
+from mats.checkpoints.locate import local_path
 from mats.engine.devices import resolve_device
 from mats.engine.inputs import MergeInputs
 from mats.engine.plan import MergePlan
@@ -30,14 +31,17 @@ def merge_identity(inputs: MergeInputs, plan: MergePlan) -> str:
         "models": [
             [model.name, model.weight, model.path, str(model.metadata), model.measured_on] for model in request.models
         ],
+        "laid_on": [
+            [model.adapter, _states(local_path(model.path))] for model in request.models if model.adapter is not None
+        ],
         "sparsify": [model.sparsify and model.sparsify.model_dump(mode="json") for model in request.models],
         "vocabulary": repr((request.vocabulary, request.chat_template)),
+        "adapters": None if request.adapters is None else request.adapters.model_dump(mode="json"),
+        "missing": request.missing,
         "heads": None if request.heads is None else [list(request.heads.parameters), request.heads.source],
         "files": [file_states(checkpoint) for checkpoint in (*inputs.checkpoints, *filter(None, [inputs.given_base]))],
         "asked": [file_states(checkpoint) for checkpoint in inputs.asked.checkpoints.values()],
         "assignments": _assignments(request.assignments),
-        "adapters": None if request.adapters is None else request.adapters.model_dump(mode="json"),
-        "missing": request.missing,
         "arrangement": None if request.arrangement is None else asdict(request.arrangement),
         "stores": [inputs.store(index).fingerprint for index in inputs.opened_stores],
         "device": resolve_device(request.device).type,
@@ -58,6 +62,9 @@ def _assignments(assignments: Mapping[str, AssignedSettings]) -> dict[str, Any]:
 
 def file_states(checkpoint: Checkpoint) -> list[tuple[str, int, int]]:
     """Name, size and time of change of every file of a checkpoint."""
-    path = Path(checkpoint.path)
+    return _states(Path(checkpoint.path))
+
+
+def _states(path: Path) -> list[tuple[str, int, int]]:
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]

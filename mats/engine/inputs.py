@@ -20,13 +20,19 @@ from mats.checkpoints import (
     tied_in_all,
 )
 from mats.checkpoints.adapters import merge_base, neutral_adapter
+from mats.checkpoints.densify import densify, on_one_base
 from mats.checkpoints.heads import head_names
+from mats.checkpoints.safetensors_file import SafetensorsFile
+from mats.engine.adapter_parts import adapted_parts
+from mats.engine.asked import AskedCheckpoints, asked_paths
 from mats.engine.devices import resolve_dtype
+from mats.engine.filled import FILLS, fillable, filled_view
 from mats.engine.heads import Separated, separate, under_head
+from mats.engine.opened import open_input
 from mats.engine.request import MergeRequest
 from mats.engine.sparsified import sparsified_view
+from mats.engine.vocabulary import common_vocabulary
 from mats.errors import InputsMismatch, RequestError
-from mats.engine.filled import FILLS, fillable, filled_view
 from mats.methods.sampling import sample_checkpoint
 from mats.store import MetadataStore, open_store
 
@@ -38,12 +44,14 @@ class MergeInputs:
         checkpoints: the request's models as they lie on disk.
         models: what is merged of them: their bodies where the request keeps heads apart, else all of them.
         given_base: the checkpoint that `base:` names; None without one.
+        vocabulary: the models and the base with one vocabulary between them.
         base: what task vectors are measured against: `given_base` (its body), or ones for (IA)³ adapters; or None.
         separated: heads and bodies; None where the request keeps no heads apart.
         owner: whose configuration and head the output has: the base or the first model, or as the heads say.
         reference: whose tensors the output has: the base, or the first model; with heads, under the owner's head.
         kind: "model" or "ia3".
         tensors: what the merged checkpoint contains, in its order and dtype.
+        asked: checkpoints that a method reads beside the models.
         missing, extra: model name → tensor names, against the reference.
         followers: tensor → the other names under which the output stores the same (tied) content.
     """
@@ -55,16 +63,19 @@ class MergeInputs:
         self._measured: dict[int, Checkpoint] = {}
         self._measured_aliases: dict[int, Mapping[str, str]] = {}
         try:
-            self.checkpoints = tuple(self._open(model.path) for model in request.models)
+            self.checkpoints = tuple(open_input(model.path, model.adapter, self._exit) for model in request.models)
             self.given_base = None if request.base is None else self._open(request.base)
             self.kind = self._common_kind()
+            models, base = self._arranged()
+            self.vocabulary = common_vocabulary(self.model_names, models, base, request.vocabulary)
             self.separated = self._separated()
-            self.models = self.checkpoints if self.separated is None else self.separated.bodies
+            self.models = self.vocabulary.models if self.separated is None else self.separated.bodies
             self.base = self._merge_base()
             self._body = self._reference_body()
             self.owner = self._body if self.separated is None else self.separated.owner
             self.reference = self._body if self.separated is None else under_head(self._body, self.separated.head)
             self._match_names()
+            self.asked = self._asked()
             self._thinned = self._sparsified()
         except BaseException:
             self._exit.close()
@@ -73,38 +84,52 @@ class MergeInputs:
     def _open(self, path: str) -> Checkpoint:
         return self._exit.enter_context(open_checkpoint(path))
 
-    def _common_kind(self) -> str:
-        kinds = {model.kind for model in self.checkpoints}
-        if len(kinds) > 1:
-            listed = ", ".join(
-                f"{m.name}: {c.kind}" for m, c in zip(self.request.models, self.checkpoints, strict=True)
-            )
-            raise InputsMismatch(f"adapters and full models cannot be merged together ({listed})")
-        kind = kinds.pop()
-        if kind == "lora":
+    def _arranged(self) -> tuple[tuple[Checkpoint, ...], Checkpoint | None]:
+        """Models and base with their layers where the output has them; adapters laid onto the base first."""
+        models, base = self._whole()
+        if self.request.arrangement is None:
+            return models, base
+        return self.request.arrangement.of(models, base)
+
+    def _whole(self) -> tuple[tuple[Checkpoint, ...], Checkpoint | None]:
+        """Adapters as whole models on the base, unless all are (IA)³ vectors, which are merged as they are.
+
+        Raises:
+            RequestError: no base to lay them on.
+        """
+        kinds = [checkpoint.kind for checkpoint in self.checkpoints]
+        if self.kind == "ia3" or set(kinds) == {"model"}:
+            return self.checkpoints, self.given_base
+        if self.given_base is None:
+            first = next(index for index, kind in enumerate(kinds) if kind != "model")
             raise RequestError(
-                f"model {self.request.models[0].name}: LoRA adapters are read, not merged; merge each into its base "
-                "first (PEFT's merge_and_unload) and give the resulting models"
+                f"model {self.model_names[first]}: an adapter ({kinds[first]}) is merged as a whole model, laid onto "
+                "the base, and none is given; `base:` with the model under it would be right"
             )
-        return kind
+        base, models = on_one_base(self.given_base, self.checkpoints, at_least=torch.float32)
+        return adapted_parts(models, base) if self.request.makes_adapter else (models, base)
+
+    def _common_kind(self) -> str:
+        """What is merged: (IA)³ vectors where all models are such adapters, else whole models."""
+        return "ia3" if {checkpoint.kind for checkpoint in self.checkpoints} == {"ia3"} else "model"
 
     def _separated(self) -> Separated | None:
-        if self.request.heads is None:
+        if self.request.heads is None or self.request.makes_adapter:
             return None
-        names = [model.name for model in self.request.models]
-        return separate(names, self.checkpoints, self.given_base, self.request.heads, self.kind)
+        shown = self.vocabulary
+        return separate(self.model_names, shown.models, shown.base, self.request.heads, self.kind)
 
     def _reference_body(self) -> Checkpoint:
         """The base, or without one the first model; its body alone, and under the owner's names, with heads."""
         if self.base is not None or self.separated is None:
             return self.base or self.models[0]
-        return self.models[self.checkpoints.index(self.separated.owner)]
+        return self.models[self.vocabulary.models.index(self.separated.owner)]
 
     def _merge_base(self) -> Checkpoint | None:
         if self.separated is not None and self.kind == "model":
             return self.separated.base
-        if self.given_base is not None:
-            return merge_base(self.given_base, self.models)
+        if self.vocabulary.base is not None:
+            return merge_base(self.vocabulary.base, self.models)
         return neutral_adapter(self.models) if self.kind == "ia3" else None
 
     def _match_names(self) -> None:
@@ -117,41 +142,16 @@ class MergeInputs:
         self._common = frozenset(match.common)
         self._fill_missing()
         self.tensors: list[TensorInfo] = output_tensors(
-            self.reference, self.models, dtype=resolve_dtype(self.request.dtype)
+            self.reference,
+            self.models,
+            dtype=torch.float32 if self.request.makes_adapter else resolve_dtype(self.request.dtype),
         )
+        if self.request.dtype is None and not self.request.makes_adapter:
+            self.tensors = self.vocabulary.as_stored(self.tensors, self.given_base or self.checkpoints[0])
         groups = tied_in_all(self._body, self.models)
         self.followers = {group[0]: group[1:] for group in groups}
         self._leaders = {other: group[0] for group in groups for other in group[1:]}
 
-    def _sparsified(self) -> dict[int, Checkpoint]:
-        """Model index → the model with its change thinned out, where the request asks for that and it does anything.
-
-        Raises:
-            RequestError: the change against a base is asked for, and there is none.
-        """
-        views = {}
-        for index, (given, model) in enumerate(zip(self.request.models, self.models, strict=True)):
-            if given.sparsify is None or given.sparsify.changes_nothing:
-                continue
-            if self.base is None and given.sparsify.of == "delta":
-                raise RequestError(
-                    f"model {given.name}: sparsify.of: delta is the change against a base, and none is given; `base:`, "
-                    "or of: weights, would be right"
-                )
-            names = {name: self._aliases[index].get(name, name) for name in self._body.tensors if name in self._common}
-            floating = {name: own for name, own in names.items() if model.tensors[own].dtype.is_floating_point}
-            views[index] = sparsified_view(model, self.base, floating, given.sparsify, given.name)
-        return views
-
-    @cached_property
-    def infos(self) -> dict[str, TensorInfo]:
-        """Every tensor of the output by name."""
-        return {info.name: info for info in self.tensors}
-
-    @property
-    def leading(self) -> list[TensorInfo]:
-        """The output's tensors, each tied one once."""
-        return [info for info in self.tensors if info.name not in self._leaders]
     def _fill_missing(self) -> None:
         """Deal with what models lack, as the request says."""
         how = self.request.missing
@@ -178,6 +178,40 @@ class MergeInputs:
         opened = {path: self._open(path) for path in asked_paths(self.request)}
         return AskedCheckpoints(opened, self._body, self.given_base, self.kind, self._common)
 
+    def _sparsified(self) -> dict[int, Checkpoint]:
+        """Model index → the model with its change thinned out, where the request asks for that and it does anything.
+
+        Raises:
+            RequestError: the change against a base is asked for, and there is none.
+        """
+        views = {}
+        for index, (given, model) in enumerate(zip(self.request.models, self.models, strict=True)):
+            if given.sparsify is None or given.sparsify.changes_nothing:
+                continue
+            if self.base is None and given.sparsify.of == "delta":
+                raise RequestError(
+                    f"model {given.name}: sparsify.of: delta is the change against a base, and none is given; `base:`, "
+                    "or of: weights, would be right"
+                )
+            names = {name: self._aliases[index].get(name, name) for name in self._body.tensors if name in self._common}
+            floating = {name: own for name, own in names.items() if model.tensors[own].dtype.is_floating_point}
+            views[index] = sparsified_view(model, self.base, floating, given.sparsify, given.name)
+        return views
+
+    @cached_property
+    def model_names(self) -> tuple[str, ...]:
+        """How the request calls its models."""
+        return tuple(model.name for model in self.request.models)
+
+    @cached_property
+    def infos(self) -> dict[str, TensorInfo]:
+        """Every tensor of the output by name."""
+        return {info.name: info for info in self.tensors}
+
+    @property
+    def leading(self) -> list[TensorInfo]:
+        """The output's tensors, each tied one once."""
+        return [info for info in self.tensors if info.name not in self._leaders]
 
     @cached_property
     def head(self) -> frozenset[str]:
@@ -202,11 +236,6 @@ class MergeInputs:
     def _renamed(self, name: str, aliases: Mapping[str, str], model: Checkpoint) -> str:
         if name not in self.infos:
             back = {theirs: ours for ours, theirs in aliases.items()}
-    @cached_property
-    def model_names(self) -> tuple[str, ...]:
-        """How the request calls its models."""
-        return tuple(model.name for model in self.request.models)
-
             groups = (*model.tied, *self._body.tied)
             twins = [other for group in groups if name in group for other in group if other in self.infos]
             name = back.get(name) or next(iter(twins), name)
@@ -225,13 +254,15 @@ class MergeInputs:
         if index not in self._measured:
             head = model.name if head_names(model.measured_on) else None
             opened = self._exit.enter_context(open_checkpoint(model.measured_on, head=head))
-            if opened.kind != self.kind:
+            if (opened.kind == "ia3") != (self.kind == "ia3"):
                 raise InputsMismatch(
                     f"model {model.name}: measured_on {model.measured_on} is {opened.kind}, the model {self.kind}; a "
                     "checkpoint of the same kind would be right"
                 )
-            match = match_tensors(self._body, [opened])
-            self._measured_aliases[index] = match.aliases[opened.name]
+            whole = densify(self.given_base, opened) if opened.kind == "lora" and self.given_base else opened
+            match = match_tensors(self._body, [whole])
+            self.vocabulary.check_measured(whole)
+            self._measured_aliases[index] = match.aliases[whole.name]
             self._measured[index] = opened
         return self._measured[index]
 
@@ -242,7 +273,7 @@ class MergeInputs:
             NonFiniteWeights, CheckpointCorrupt: from the file.
         """
         if name in self.head:
-            return self.checkpoints[index].read(name)
+            return self.vocabulary.models[index].read(name)
         checkpoint, own = self._place(index, name)
         return checkpoint.read(own)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mats.checkpoints import CheckpointWriter, copy_companions
 from mats.checkpoints.companions import adapter_configuration, has_tokenizer
 from mats.checkpoints.heads import configuration_of, write_heads
 from mats.checkpoints.vocabulary_chat import chosen_template, write_template
+from mats.engine.adapter_output import AdapterOutput, LowRankWriter
 from mats.engine.adapters import merge_sums
 from mats.engine.auto_scale import AutoScales, scales_for
 from mats.engine.belonging import check_fingerprints
@@ -73,21 +75,26 @@ def merge(request: MergeRequest, progress: Progress | None = None) -> MergeResul
     if (sums := merge_sums(request, progress)) is not None:
         return MergeResult(*sums)
     request, curve = choose_strength(request, progress)
-    with MergeInputs(request) as inputs:
+    with MergeInputs(request) as inputs, ExitStack() as stack:
         plan = make_plan(inputs)
+        adapter = stack.enter_context(AdapterOutput(inputs, plan)) if request.makes_adapter else None
+        plan = plan if adapter is None else adapter.sized(plan)
         for line in describe_plan(plan, request):
             progress.note(line)
         fingerprints = check_fingerprints(inputs, progress)
         scales = scales_for(inputs, plan, progress)
-        with _open_writer(inputs, plan) as writer, _open_snapshots(inputs, plan, writer) as snapshots:
+        with _open_writer(inputs, plan, adapter) as writer, _open_snapshots(inputs, plan, writer) as snapshots:
             try:
                 _do(inputs, plan, scales, writer, snapshots, progress)
+                if isinstance(writer, LowRankWriter):
+                    writer.write_heads()
                 report = build_report(inputs, plan, dict(writer.notes), fingerprints)
+                report |= {} if adapter is None else adapter.told()
                 report |= (
                     {} if scales is None else scales.told(report["notes"], [model.name for model in request.models])
                 )
                 report |= {} if curve is None else {"cross_validation": curve.told()}
-                _write_companions(inputs, writer.folder, report, build_run_info(request, started))
+                _write_companions(inputs, writer.folder, report, build_run_info(request, started), adapter)
                 snapshots.finish(report)
             except HOPELESS:
                 snapshots.discard()
@@ -110,8 +117,10 @@ def _refuse_existing(request: MergeRequest) -> None:
         raise OutputExists(f"{request.output}: exists already; choose another output or pass --overwrite")
 
 
-def _open_writer(inputs: MergeInputs, plan: MergePlan) -> CheckpointWriter:
+def _open_writer(inputs: MergeInputs, plan: MergePlan, adapter: AdapterOutput | None) -> CheckpointWriter:
     request = inputs.request
+    if adapter is not None:
+        return LowRankWriter(adapter, inputs, merge_identity(inputs, plan))
     return CheckpointWriter(
         request.output,
         plan.tensors,
@@ -142,10 +151,19 @@ def _do(
     solve_groups(inputs, plan, loader, writer, snapshots, progress)
 
 
-def _write_companions(inputs: MergeInputs, folder: Path, report: dict[str, Any], run_info: dict[str, Any]) -> None:
-    _write_configuration(inputs, folder)
-    _write_layers(inputs, folder)
-    _write_vocabulary(inputs, folder)
+def _write_companions(
+    inputs: MergeInputs,
+    folder: Path,
+    report: dict[str, Any],
+    run_info: dict[str, Any],
+    adapter: AdapterOutput | None,
+) -> None:
+    if adapter is not None:
+        adapter.write_configuration(folder)
+    else:
+        _write_configuration(inputs, folder)
+        _write_layers(inputs, folder)
+        _write_vocabulary(inputs, folder)
     recipe = yaml.safe_dump(recipe_of(inputs.request), sort_keys=False, allow_unicode=True)
     write_bytes_atomically(folder / "recipe.yaml", recipe.encode())
     write_report(report, folder, run=run_info)

@@ -6,7 +6,7 @@ Made from headers and manifests; no tensor and no statistic is read.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
@@ -24,11 +24,12 @@ from mats.engine.memory import DEFAULT_BUDGET, FLOAT, device_memory, factor_elem
 from mats.engine.request import MergeRequest
 from mats.engine.sparsified import sparsify_bytes, sparsify_notes
 from mats.errors import OutOfSpace, RequestError
+from mats.methods.assigned import AssignedSettings
 from mats.methods.average import AverageSettings
 from mats.methods.elementwise import is_mergeable
 from mats.methods.quadratic import Curvature, QuadraticSettings
 from mats.methods.registry import MethodSettings
-from mats.methods.settings import ElementwiseSettings
+from mats.methods.settings import ElementwiseSettings, MethodSettingsBase
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,14 @@ def plan_merge(request: MergeRequest) -> MergePlan:
         InputsMismatch: the models, or models and stores, do not fit together.
         OutOfSpace: a single layer exceeds the memory budget.
     """
+    from mats.engine.adapter_output import sized_plan  # these tell their plans in the types of this module
+    from mats.engine.adapters import plan_of_sums
+
+    if (sums := plan_of_sums(request)) is not None:
+        return sums
     with MergeInputs(request) as inputs:
-        return make_plan(inputs)
+        plan = make_plan(inputs)
+        return sized_plan(inputs, plan) if request.makes_adapter else plan
 
 
 def make_plan(inputs: MergeInputs) -> MergePlan:
@@ -140,9 +147,13 @@ def make_plan(inputs: MergeInputs) -> MergePlan:
         extra=inputs.extra,
         tied=tuple((name, *others) for name, others in inputs.followers.items()),
         fallbacks=_fallbacks(streamed, systems),
-        peak_bytes=max([group.bytes for group in groups] + [_streaming_bytes(streamed, inputs.infos)]) + thinning,
+        peak_bytes=max([*(group.bytes for group in groups), _streaming_bytes(streamed, inputs)]) + thinning,
         output_bytes=sum(info.nbytes for info in inputs.tensors),
         notes=(
+            *request.notes,
+            *_method_notes(request),
+            *filled_notes(inputs.missing, inputs.reference, request.missing),
+            *inputs.vocabulary.notes,
             *_notes(stores),
             *_measured_notes(inputs),
             *_head_notes(inputs),
@@ -150,23 +161,18 @@ def make_plan(inputs: MergeInputs) -> MergePlan:
         ),
         heads={} if inputs.separated is None else head_summary(inputs.separated, _model_names(request)),
     )
-            *request.notes,
-            *_method_notes(request),
-            *filled_notes(inputs.missing, inputs.reference, request.missing),
-            *inputs.vocabulary.notes,
 
-            *request.notes,
-            *_method_notes(request),
-            *inputs.vocabulary.notes,
 
-def _method_for(name: str, request: MergeRequest) -> MethodSettings:
+def _method_for(name: str, request: MergeRequest) -> MethodSettings | AssignedSettings:
+    if name in request.assignments:
+        return request.assignments[name]
     for rule in request.rules:
         if fnmatch.fnmatchcase(name, rule.parameters):
             return rule.method
     return request.method
 
 
-def _check_bases(inputs: MergeInputs, methods: Sequence[MethodSettings]) -> None:
+def _check_bases(inputs: MergeInputs, methods: Sequence[MethodSettingsBase]) -> None:
     if inputs.base is not None:
         return
     for method in methods:
@@ -197,7 +203,7 @@ def store_indexes(inputs: MergeInputs) -> list[StoreIndex]:
 
 
 def _decide(
-    inputs: MergeInputs, chosen: dict[str, MethodSettings], stores: Sequence[StoreIndex]
+    inputs: MergeInputs, chosen: dict[str, MethodSettings | AssignedSettings], stores: Sequence[StoreIndex]
 ) -> tuple[list[Streamed], list[System]]:
     shapes = inputs.infos
     covers: dict[str, Cover] = {}
@@ -241,6 +247,13 @@ def _head(inputs: MergeInputs) -> list[Streamed]:
     ]
 
 
+def _method_notes(request: MergeRequest) -> list[str]:
+    """What the methods say of themselves: a formula, as it was reduced."""
+    weights = [model.weight for model in request.models]
+    methods = dict.fromkeys((request.method, *(rule.method for rule in request.rules)))
+    return list(dict.fromkeys(note for each in methods for note in each.notes(_model_names(request), weights)))
+
+
 def _model_names(request: MergeRequest) -> list[str]:
     return [model.name for model in request.models]
 
@@ -250,13 +263,6 @@ def _measured_notes(inputs: MergeInputs) -> list[str]:
     used = [inputs.request.models[index] for index in inputs.opened_stores]
     elsewhere = [model for model in used if model.measured_on is not None]
     return [f"the metadata of {model.name} were measured on {model.measured_on}" for model in elsewhere]
-
-def _method_notes(request: MergeRequest) -> list[str]:
-    """What the methods say of themselves: a formula, as it was reduced."""
-    weights = [model.weight for model in request.models]
-    methods = dict.fromkeys((request.method, *(rule.method for rule in request.rules)))
-    return list(dict.fromkeys(note for each in methods for note in each.notes(_model_names(request), weights)))
-
 
 
 def _head_notes(inputs: MergeInputs) -> list[str]:
@@ -324,14 +330,16 @@ def _split(systems: Sequence[System], request: MergeRequest, models: int) -> lis
     return groups
 
 
-def _streaming_bytes(streamed: Sequence[Streamed], infos: Mapping[str, TensorInfo]) -> int:
-    """What the largest of the tensors merged one by one takes, by its method's own word."""
+def _streaming_bytes(streamed: Sequence[Streamed], inputs: MergeInputs) -> int:
+    """What the largest of the tensors merged one by one takes, by its method's own word, and what waits around it."""
     taken = [0]
     for part in streamed:
-        shape = infos[part.name].shape
+        shape = inputs.infos[part.name].shape
         copies = 1 if part.settings is None else part.settings.copies_held(part.name, shape)
-        taken.append(FLOAT * copies * infos[part.name].numel)
-    return max(taken)
+        copies += len(inputs.models) if part.settings is not None and part.settings.holds_all_models else 0
+        taken.append(FLOAT * copies * inputs.infos[part.name].numel)
+    sizes = [FLOAT * inputs.infos[part.name].numel for part in streamed]
+    return max(taken) + 2 * most_held(sizes, held_bytes(inputs.request.memory_budget))  # read ahead, and to be written
 
 
 def _count_by_rule(

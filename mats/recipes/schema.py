@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+
 from mats.recipes.adapters import AdaptersSection
 from mats.recipes.fitting import fitting_faults
-
 from mats.recipes.flat import DEFAULT_METHOD, FlatMethodSection
 from mats.recipes.heads import WORDS, HeadsSection
 from mats.recipes.sections import DEVICE_PATTERN, CurvatureSection, EvaluateSection, FloatName, ModelEntry, Section
 from mats.recipes.sizes import ByteSize
 from mats.recipes.sparsify import SparsifySection
+from mats.recipes.vocabulary import TokenizerSection, VocabularyWord
 
 
 class RuleEntry(FlatMethodSection):
