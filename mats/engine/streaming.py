@@ -9,10 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from mats.checkpoints import CheckpointWriter
+from mats.engine.handing_over import held_bytes
 from mats.engine.inputs import MergeInputs
 from mats.engine.plan import MergePlan, Streamed, System
+from mats.engine.read_ahead import ReadAhead, Want
 from mats.engine.rounding import rounding_loss
-from mats.methods.elementwise import ElementwiseMerge, elementwise
+from mats.engine.write_behind import WriteBehind
+from mats.methods.elementwise import ElementwiseMerge, OracleMerge, elementwise
 from mats.methods.settings import ElementwiseSettings
 from mats.methods.task_arithmetic import TaskArithmeticMerge, TaskVectorScales
 from mats.progress import Progress
@@ -62,6 +65,9 @@ class ElementwisePool:
             merge = elementwise(settings, self._weights, self._inputs.model_names)
             if isinstance(merge, TaskArithmeticMerge) and settings in self._scales:
                 merge.scales = self._scales[settings]
+            if isinstance(merge, OracleMerge):
+                for path in settings.extra_checkpoints:
+                    merge.oracle = self._inputs.asked.reader(path)
             merge.prepare(self._inputs.read, self._inputs.read_base, names, self._progress, sampler=self._inputs)
             if start and merge.restarts:
                 self._see_everything(settings, merge, names)
@@ -92,7 +98,11 @@ def model_tensors(inputs: MergeInputs, settings: ElementwiseSettings, name: str)
 def stream_tensors(
     inputs: MergeInputs, plan: MergePlan, pool: ElementwisePool, writer: CheckpointWriter, progress: Progress
 ) -> None:
-    """Merge and write every streamed tensor that is not finished yet, with what the report says about it."""
+    """Merge and write every streamed tensor that is not finished yet, with what the report says about it.
+
+    While one tensor is merged, the next are read and the last are written, on threads of their own. Neither order nor
+    arithmetic depends on them.
+    """
     progress.start("merging tensor by tensor", len(plan.streamed))
     by_settings: dict[ElementwiseSettings | None, list[Streamed]] = {}
     for part in plan.streamed:
@@ -103,13 +113,9 @@ def stream_tensors(
         if not pending:
             continue
         merge = None if settings is None else pool.for_streaming(settings)
-        for part in pending:
-            _merge_one(inputs, part, merge, writer)
-            progress.advance()
+        _merge_each(inputs, pending, merge, writer, progress)
         again = set() if merge is None else set(merge.deferred())
-        for part in members:
-            if part.name in again:
-                _merge_one(inputs, part, merge, writer)
+        _merge_each(inputs, [part for part in members if part.name in again], merge, writer, None)
 
 
 def _pending(
