@@ -23,7 +23,7 @@ from mats.methods.sparsify import SparsifySettings
 from mats.methods.sparsify_kernels import factors, random_factors
 from mats.methods.sparsify_masks import mask_key
 
-COPIES = {"place": 2, "random": 6, "magnitude": 7, "breadcrumbs": 7, "della": 12}
+COPIES = {"place": 3, "random": 6, "magnitude": 7, "breadcrumbs": 7, "della": 12}
 """fp32 copies of a tensor held at once, the result included; `place`: where any piece can be made by itself."""
 
 

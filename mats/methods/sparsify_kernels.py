@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mats.methods.elementwise import CHUNK
 from mats.methods.sparsify import SparsifySettings, share_of
 from mats.methods.sparsify_masks import Flags, chosen_mask, middle_mask, random_mask, rank_chances
 
@@ -54,8 +55,10 @@ def random_factors(settings: SparsifySettings, key: int, start: int, count: int,
 
 def norm_factor(magnitudes: Tensor, mask: Tensor) -> float:
     """Σ|δ| / Σ m|δ|, so that what is kept has the L1 norm of the whole (mergekit's rescaling); 1 if nothing is."""
-    whole = float(magnitudes.sum(dtype=torch.float64))
-    kept = float(torch.dot(magnitudes.double(), mask.double()))
+    whole = kept = 0.0
+    for size, flag in zip(magnitudes.split(CHUNK), mask.split(CHUNK), strict=True):  # no fp64 copy of a whole tensor
+        whole += float(size.sum(dtype=torch.float64))
+        kept += float((size * flag).sum(dtype=torch.float64))
     return whole / kept if kept > 0 else 1.0
 
 

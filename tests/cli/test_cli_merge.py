@@ -55,6 +55,19 @@ def test_dry_run_writes_nothing(workplace: Path, run_mats: Run) -> None:
     assert plan["output_bytes"] == 34 * 4
 
 
+def test_a_sparsified_merge_is_told_before_and_after(workplace: Path, run_mats: Run) -> None:
+    options = ("merge", "recipe.yaml", "sparsify.of=weights", "sparsify.drop=1")
+    told = "sparsified before the merge: one, two: random drops 1 of weights (rescale inverse, seed 0)"
+    assert told in run_mats(*options, "--dry-run").out
+    assert run_mats("check", "recipe.yaml", *options[2:]).status == 0
+    ended = run_mats(*options)
+    assert (ended.status, told in ended.err) == (0, True)
+    assert not any(tensor.any() for tensor in load_file(workplace / "out" / "model.safetensors").values())
+    refused = run_mats("check", "recipe.yaml", "sparsify.drop=0.5", "output=other")
+    assert refused.status == 2
+    assert "model one: sparsify.of: delta is the change against a base" in refused.out + refused.err
+
+
 def test_an_existing_output_is_replaced_only_when_asked(workplace: Path, run_mats: Run) -> None:
     assert run_mats("merge", "recipe.yaml").status == 0
     refused = run_mats("merge", "recipe.yaml", "merge.method=ties")
