@@ -63,7 +63,7 @@ def test_a_sparsified_merge_is_told_before_and_after(workplace: Path, run_mats: 
     ended = run_mats(*options)
     assert (ended.status, told in ended.err) == (0, True)
     assert not any(tensor.any() for tensor in load_file(workplace / "out" / "model.safetensors").values())
-    refused = run_mats("check", "recipe.yaml", "sparsify.drop=0.5", "output=other")
+    refused = run_mats("check", "recipe.yaml", "sparsify.drop=0.5", "output=other", "base=null")
     assert refused.status == 2
     assert "model one: sparsify.of: delta is the change against a base" in refused.out + refused.err
 
