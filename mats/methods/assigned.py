@@ -6,7 +6,7 @@ engine treats them like any other, and tensors under equal ones share a merge.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import SerializeAsAny
@@ -44,6 +44,16 @@ class AssignedSettings(ElementwiseSettings):
         """As the method says."""
         return self.settings.copies_held(name, shape)
 
+    @property
+    def holds_all_models(self) -> bool:
+        """As the method says."""
+        return self.settings.holds_all_models
+
+    @property
+    def extra_checkpoints(self) -> tuple[str, ...]:
+        """As the method says."""
+        return self.settings.extra_checkpoints
+
     def reads_base(self, model_names: Sequence[str]) -> bool:
         """As the method says of the models that take part."""
         return self.settings.reads_base([model_names[index] for index in self.models])
@@ -69,6 +79,15 @@ class _AssignedMerge:
     def __init__(self, merge: ElementwiseMerge, models: tuple[int, ...]) -> None:
         self._merge, self._models = merge, models
         self.restarts = merge.restarts
+
+    @property
+    def oracle(self) -> Callable[[str], Tensor] | None:
+        """The merge's own (`OracleMerge`)."""
+        return getattr(self._merge, "oracle", None)
+
+    @oracle.setter
+    def oracle(self, reader: Callable[[str], Tensor] | None) -> None:
+        self._merge.oracle = reader  # type: ignore[attr-defined]
 
     def prepare(
         self,

@@ -16,7 +16,7 @@ is returned as the base has it (`is_mergeable` tells, so that the engine can rep
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from mats.errors import RequestError, ShapeMismatch
 from mats.methods.settings import ElementwiseSettings, MethodSettingsBase
@@ -80,6 +80,13 @@ class ElementwiseMerge(Protocol):
         """After the last `merge`: the tensors that must be merged once more, now that the whole has been seen."""
 
 
+@runtime_checkable
+class OracleMerge(Protocol):
+    """A merge that asks one more model, whose tensors the engine gives it a reader of before the first `merge`."""
+
+    oracle: Callable[[str], Tensor] | None
+
+
 class SinglePass:
     """Base of merges that see each tensor once and need no look at the whole."""
 
@@ -106,6 +113,12 @@ def elementwise(
 ) -> ElementwiseMerge:
     """The merge for `settings`, with one weight per model.
 
+    Args:
+        settings: of an elementwise method.
+        model_weights: λ_i, in the order of the models.
+        model_names: with names, `merge` wants the models that `settings.models_read` lists, in its order; without, all
+            in theirs.
+
     Raises:
         RequestError: the method is not elementwise, there is no model, or the models do not fit the method.
     """
@@ -113,12 +126,6 @@ def elementwise(
         raise RequestError(f"method {settings.name!r} does not work entry by entry; it needs the solver and metadata")
     if not model_weights:
         raise RequestError(f"method {settings.name!r}: 0 models given; at least one is needed")
-    Args:
-        settings: of an elementwise method.
-        model_weights: λ_i, in the order of the models.
-        model_names: with names, `merge` wants the models that `settings.models_read` lists, in its order; without, all
-            in theirs.
-
     weights = tuple(float(weight) for weight in model_weights)
     return settings.build(weights) if model_names is None else settings.build_for(tuple(model_names), weights)
 

@@ -28,11 +28,15 @@ class SceSettings(ElementwiseSettings):
     """Select, calculate, erase: models weigh by the energy of their changes; weights of the request do not count."""
 
     allowed_weights: ClassVar[AllowedWeights] = "any"
-    holds_all_models: ClassVar[bool] = True
     method: Literal["sce"] = "sce"
     select_topk: float = Field(
         default=1.0, gt=0, le=1, description="Share of each tensor's entries that is merged, in (0, 1]; default 1."
     )
+
+    @property
+    def holds_all_models(self) -> bool:
+        """The variance over models needs all of them."""
+        return True
 
     def build(self, model_weights: Sequence[float]) -> SceMerge:
         """The merge of so many models."""
