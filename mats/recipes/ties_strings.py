@@ -139,7 +139,7 @@ def _scales(text: str, part: str) -> tuple[float, ...]:
         scales = [float(_number(text, f"scale {part!r}", number)) for number in numbers[0].split(",")]
         twice = [scale for scale in scales if scales.count(scale) > 1]
         if twice:
-            raise RequestError(f"TIES string {text!r}: scale {part!r}: {twice[0]:g} is given twice; once would be right")
+            raise RequestError(f"TIES string {text!r}: scale {part!r}: {twice[0]:g} comes twice; once would be right")
         return tuple(scales)
     near = difflib.get_close_matches(kind, ("linear", "mergelist"), n=1)
     hint = f"; did you mean {near[0]!r}?" if near and near[0] != kind else ""

@@ -8,6 +8,8 @@ from typing import Any
 from mats.errors import RecipeError
 from mats.sweeps.axis import MODELS, Setting, plain_values
 from mats.sweeps.model_sets import model_settings
+from mats.sweeps.normalized import KIND, normalized_settings
+from mats.sweeps.ties_strings import FROM_TIES, ties_settings
 
 VARIANT_KEYS = {"name", "set", "axes"}
 
@@ -44,13 +46,17 @@ def expand_axes(
 
 
 def axis_settings(name: str, written: Any, model_names: Sequence[str], where: str) -> list[Setting]:
-    """The settings of one axis: values of the recipe key `name`, named variants, or sets of models.
+    """The settings of one axis: values of the recipe key `name`, named variants, sets of models, or merge strings.
 
     Raises:
         RecipeError: it has faults.
     """
     if name == MODELS:
         return model_settings(written, model_names, where)
+    if name == FROM_TIES:
+        return ties_settings(written, where)
+    if isinstance(written, Mapping) and KIND in written:
+        return normalized_settings(name, written, where)
     if isinstance(written, list) and any(_is_variant(entry) for entry in written):
         return [setting for entry in written for setting in _variant(name, entry, model_names, where)]
     return [Setting({name: value}, {name: value}) for value in plain_values(name, written, where)]

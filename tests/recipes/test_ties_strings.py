@@ -94,7 +94,7 @@ def test_a_fine_grid_does_not_repeat_itself():
         ("topk20_mass_dis-mean_linear+0+1+1e-9", "more than 10000 scales"),
         ("topk20_mass_dis-mean_linaer+0+1+1", "did you mean 'linear'"),
         ("topk20_mass_dis-mean_mergelist+1,x", "'x' is no number"),
-        ("topk20_mass_dis-mean_mergelist+1,1.0", "1 is given twice"),
+        ("topk20_mass_dis-mean_mergelist+1,1.0", "1 comes twice"),
         ("basic_max", "aggregate 'max': one of mean, sum, median, magnitude"),
         ("basic_mean_linear+0+1+1", "3 parts between underscores"),
         ("topk20", "1 parts between underscores; trim_elect_aggregate_scale, oracle_"),

@@ -19,6 +19,7 @@ POINTS_AND_MERGES = {
     "dare_one_model": (256, 256),
     "dare_pairs": (336, 336),
     "dare_rescale": (28, 28),
+    "dem_constants": (24, 24),
     "digits_anchor": (8, 8),
     "digits_dare": (15, 15),
     "initialization_iterations_objective": (160, 16),
@@ -31,6 +32,9 @@ POINTS_AND_MERGES = {
     "scales_ties_paper": (28, 28),
     "scaling": (9, 9),
     "shrinkage": (14, 14),
+    "ties_scales": (79, 79),
+    "ties_scales_ia3": (79, 79),
+    "ties_scales_parts": (164, 164),
 }
 
 
