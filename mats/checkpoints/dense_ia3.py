@@ -39,7 +39,7 @@ def ia3_parts(base: Checkpoint, adapter: Checkpoint) -> tuple[Places, dict[str, 
         shown = weight_name if weight_name in places.untied else places.prefix + stored
         vector = Lazy.stored(adapter, name)
         weight = Plain(base.place(stored))
-        feedforward = _is_feedforward(module, vector.shape, adapter.config or {})
+        feedforward = is_feedforward(module, vector.shape, adapter.config or {})
         parts[shown] = _scaled(base, module, weight, vector, feedforward)
         bias = places.stored(f"{module}.bias")
         if bias is not None and not feedforward:
@@ -47,7 +47,7 @@ def ia3_parts(base: Checkpoint, adapter: Checkpoint) -> tuple[Places, dict[str, 
     return places, parts
 
 
-def _is_feedforward(module: str, shape: tuple[int, ...], config: Mapping[str, Any]) -> bool:
+def is_feedforward(module: str, shape: tuple[int, ...], config: Mapping[str, Any]) -> bool:
     """By the vector's shape; the configuration is asked for convolutions alone, whose vectors look alike."""
     if len(shape) == 2 and shape != (1, 1):
         return shape[0] == 1
@@ -88,7 +88,8 @@ def _layout(base: Checkpoint, module: str, shape: tuple[int, ...], size: int, fe
     """
     if size not in shape:
         raise InputsMismatch(
-            f"{base.name}: weight of {module} has shape {list(shape)}, its (IA)³ vector has {size} entries, as no side has"
+            f"{base.name}: weight of {module} has shape {list(shape)}, its (IA)³ vector {size} entries; {shape[0]} or"
+            f" {shape[-1]} would be right"
         )
     other = shape[1 - shape.index(size)] if shape[0] != shape[1] else size
     expected = (other, size) if feedforward else (size, other)

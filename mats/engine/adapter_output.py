@@ -29,11 +29,14 @@ from mats.engine.devices import resolve_device
 from mats.engine.inputs import MergeInputs
 from mats.engine.plan import MergePlan, store_indexes
 from mats.engine.snapshots import iterations_of
+from mats.engine.threads import one_thread
 from mats.errors import InputsMismatch, RequestError
 from mats.files import write_json_atomically
 from mats.methods.low_rank import truncated
 
 Entry = dict[str, Any]
+COPIES = 4  # of a weight and its Grams, held while it is cut
+DOUBLE = 8
 
 
 class AdapterOutput:
@@ -112,8 +115,14 @@ class AdapterOutput:
         return {name: saved_name(shown.get(name, name), self.plan.skeleton) for name in kept}
 
     def sized(self, plan: MergePlan) -> MergePlan:
-        """The merge's plan with the bytes that are really written."""
-        return replace(plan, output_bytes=sum(info.nbytes for info in self.plan.tensors))
+        """The merge's plan with the bytes that are really written, and with the memory that cutting a weight takes."""
+        largest = max((rows * columns + rows**2 + columns**2 for rows, columns in self._sizes), default=0)
+        written = sum(info.nbytes for info in self.plan.tensors)
+        return replace(plan, output_bytes=written, peak_bytes=max(plan.peak_bytes, COPIES * DOUBLE * largest))
+
+    @property
+    def _sizes(self) -> list[tuple[int, int]]:
+        return [part.shape for part in self.plan.modules]
 
     def write_configuration(self, folder: Path) -> None:
         """`adapter_config.json`, tokenizer and licences of the first adapter."""
@@ -216,7 +225,8 @@ class LowRankWriter(CheckpointWriter):
             turned = orientation(self._adapter.base, part.name, shape, part.shape, blank.fan_in_fan_out) == "in_out"
         matrix = change.T if turned else change.reshape(part.shape)
         metric, reason = self._adapter.metrics.of(name, part.shape)
-        cut = truncated(matrix, part.rank, metric)
+        with one_thread():  # the same bytes whatever the thread that writes
+            cut = truncated(matrix, part.rank, None if metric is None else metric.to(self._device))
         entry = {"rank": part.rank, **truncation_entry(cut.error, cut.metric_error, curvature=metric is not None)}
         if reason is not None:
             entry["fallback_reason"] = f"truncation by curvature: {reason}"

@@ -22,6 +22,7 @@ from mats.checkpoints import (
 from mats.checkpoints.adapters import merge_base, neutral_adapter
 from mats.checkpoints.densify import densify, on_one_base
 from mats.checkpoints.heads import head_names
+from mats.checkpoints.legacy import is_ia3_vector
 from mats.checkpoints.safetensors_file import SafetensorsFile
 from mats.engine.adapter_parts import adapted_parts
 from mats.engine.asked import AskedCheckpoints, asked_paths
@@ -155,6 +156,8 @@ class MergeInputs:
     def _fill_missing(self) -> None:
         """Deal with what models lack, as the request says."""
         how = self.request.missing
+        if self.kind == "ia3" and how == "base":
+            self._complete_vectors()
         lacking = {
             name: fillable(self._body, absent) if how in FILLS else absent for name, absent in self.missing.items()
         }
@@ -173,6 +176,14 @@ class MergeInputs:
                     f"model {name} lacks {len(absent)} tensors of {self._body.name} (first: {absent[0]}); {wanted} "
                     "would be right"
                 )
+
+    def _complete_vectors(self) -> None:
+        """A vector that an (IA)³ adapter lacks changes nothing there: ones, an update of 0 that others are added to."""
+        vectors = [name for name in self._body.tensors if is_ia3_vector(name)]
+        lacking = [[name for name in vectors if name in absent] for absent in self.missing.values()]
+        views = zip(self.models, lacking, strict=True)
+        self.models = tuple(filled_view(model, self._body, absent, "ones") for model, absent in views)
+        self._common |= set(vectors)
 
     def _asked(self) -> AskedCheckpoints:
         opened = {path: self._open(path) for path in asked_paths(self.request)}

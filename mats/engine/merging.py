@@ -15,6 +15,7 @@ import yaml
 from mats.checkpoints import CheckpointWriter, copy_companions
 from mats.checkpoints.companions import adapter_configuration, has_tokenizer
 from mats.checkpoints.heads import configuration_of, write_heads
+from mats.checkpoints.ia3_targets import common_targets
 from mats.checkpoints.vocabulary_chat import chosen_template, write_template
 from mats.engine.adapter_output import AdapterOutput, LowRankWriter
 from mats.engine.adapters import merge_sums
@@ -162,11 +163,19 @@ def _write_companions(
         adapter.write_configuration(folder)
     else:
         _write_configuration(inputs, folder)
+        _write_scaled_modules(inputs, folder)
         _write_layers(inputs, folder)
         _write_vocabulary(inputs, folder)
     recipe = yaml.safe_dump(recipe_of(inputs.request), sort_keys=False, allow_unicode=True)
     write_bytes_atomically(folder / "recipe.yaml", recipe.encode())
     write_report(report, folder, run=run_info)
+
+
+def _write_scaled_modules(inputs: MergeInputs, folder: Path) -> None:
+    """What adapter_config.json says about modules, where the first (IA)³ adapter does not scale all of the output's."""
+    file = folder / "adapter_config.json"
+    if inputs.kind == "ia3" and file.is_file() and (targets := common_targets(inputs.checkpoints)):
+        write_json_atomically(file, {**json.loads(file.read_text(encoding="utf-8")), **targets})
 
 
 def _write_layers(inputs: MergeInputs, folder: Path) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mats.errors import ShapeMismatch
+from mats.methods.leading import leading_triplets
 
 ZERO = 8 * torch.finfo(torch.float64).eps  # times the size: what lies below this share of the largest is zero
 
@@ -137,6 +138,11 @@ class Metric:
     input: Tensor | None = None
     damping: float = 0.0
 
+    def to(self, device: torch.device) -> Metric:
+        """Elsewhere."""
+        output, given = (None if gram is None else gram.to(device) for gram in (self.output, self.input))
+        return Metric(output, given, self.damping)
+
 
 @dataclass(frozen=True)
 class Truncation:
@@ -155,8 +161,8 @@ class Truncation:
 
 def reduced(update: LowRank) -> LowRank:
     """The same ΔW with as many ranks as it has in fp64; no fewer than 1."""
-    left, values, right = _svd(update)
-    return _balanced(left, values, right, _numerical_rank(values, update))
+    parts = _svd(update)
+    return _balanced(parts, parts.needed)
 
 
 def truncated(update: LowRank | Tensor, rank: int, metric: Metric | None = None) -> Truncation:
@@ -170,21 +176,42 @@ def truncated(update: LowRank | Tensor, rank: int, metric: Metric | None = None)
         rank: ≥ 1.
         metric: None: the Frobenius norm.
     """
-    left, values, right = _svd(update)
-    needed = _numerical_rank(values, update)
-    total = float(values.square().sum())
-    if metric is None or needed <= rank:
-        lost = float(values[rank:].square().sum())
-        result = _balanced(left, values, right, min(rank, needed))
+    parts = _svd(update, rank)
+    total = parts.total
+    if metric is None or parts.needed <= rank:
+        lost = parts.beyond(rank)
+        result = _balanced(parts, min(rank, parts.needed))
         return Truncation(result, (lost / total) ** 0.5 if total > 0 else 0.0, None if metric is None else 0.0)
     output, given = _Root(metric.output, metric.damping), _Root(metric.input, metric.damping)
-    whitened = _both_sides(update, output, given)
-    left, values, right = _svd(whitened)
-    kept = min(rank, _numerical_rank(values, whitened))
-    result = _balanced(output.back(left[:, :kept]), values[:kept], given.back(right[:, :kept]), kept)
-    seen = float(values.square().sum())
-    metric_error = (float(values[kept:].square().sum()) / seen) ** 0.5 if seen > 0 else None
+    whitened = _svd(_both_sides(update, output, given), rank)
+    kept = min(rank, whitened.needed)
+    left, values, right = whitened.left[:, :kept], whitened.values[:kept], whitened.right[:, :kept]
+    result = _balanced(_Spectrum(output.back(left), values, given.back(right), kept), kept)
+    seen = whitened.total
+    metric_error = (whitened.beyond(kept) / seen) ** 0.5 if seen > 0 else None
     return Truncation(result, _distance(update, result) / total**0.5, metric_error)
+
+
+@dataclass(frozen=True)
+class _Spectrum:
+    """Singular triplets: left [out, k], falling values [k], right [in, k], fp64.
+
+    `needed` are the values above rounding, at least 1; `rest` is Σ σ² of those that were not computed.
+    """
+
+    left: Tensor
+    values: Tensor
+    right: Tensor
+    needed: int
+    rest: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return float(self.values.square().sum()) + self.rest
+
+    def beyond(self, rank: int) -> float:
+        """Σ σ² of all but the first `rank`."""
+        return float(self.values[rank:].square().sum()) + self.rest
 
 
 class _Root:
@@ -227,29 +254,32 @@ def _both_sides(update: LowRank | Tensor, output: _Root, given: _Root) -> LowRan
     return given.forth(output.forth(update.double()).mT).mT
 
 
-def _svd(update: LowRank | Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Left vectors [out, k], falling singular values [k], right vectors [in, k], fp64."""
-    if not isinstance(update, LowRank):
-        left, values, right = torch.linalg.svd(update.double(), full_matrices=False)
-        return left, values, right.mT
-    (Q_B, R_B), (Q_A, R_A) = torch.linalg.qr(update.B.double()), torch.linalg.qr(update.A.double().mT)
-    left, values, right = torch.linalg.svd(update.scaling * (R_B @ R_A.mT), full_matrices=False)
-    return Q_B @ left, values, Q_A @ right.mT
+def _svd(update: LowRank | Tensor, rank: int | None = None) -> _Spectrum:
+    """The singular triplets of an update; of a large dense one, the first `rank`.
 
-
-def _balanced(left: Tensor, values: Tensor, right: Tensor, rank: int) -> LowRank:
-    roots = values[:rank].sqrt()
-    return LowRank((right[:, :rank] * roots).mT.contiguous(), left[:, :rank] * roots)
-
-
-def _numerical_rank(values: Tensor, update: LowRank | Tensor) -> int:
-    """How many singular values are more than rounding of the factors, which may be far larger than what is left of
-    them (an update and its negative cancel); at least 1.
+    How many count: those that are more than rounding of the factors, which may be far larger than what is left of them
+    (an update and its negative cancel).
     """
-    size = float(values[0])
     if isinstance(update, LowRank):
+        (Q_B, R_B), (Q_A, R_A) = torch.linalg.qr(update.B.double()), torch.linalg.qr(update.A.double().mT)
+        left, values, right = torch.linalg.svd(update.scaling * (R_B @ R_A.mT), full_matrices=False)
         size = abs(update.scaling) * float(update.A.double().norm() * update.B.double().norm())
+        return _Spectrum(Q_B @ left, values, Q_A @ right.mT, _count(values, size))
+    left, values, right, rest = leading_triplets(update.double(), rank or min(update.shape))
+    needed = _count(values, float(values[0]))
+    total = float(values.square().sum()) + rest
+    return _Spectrum(
+        left, values, right, needed if rest <= ZERO * min(update.shape) * total else min(update.shape), rest
+    )
+
+
+def _count(values: Tensor, size: float) -> int:
     return max(1, int((values > ZERO * values.numel() * size).sum()))
+
+
+def _balanced(parts: _Spectrum, rank: int) -> LowRank:
+    roots = parts.values[:rank].sqrt()
+    return LowRank((parts.right[:, :rank] * roots).mT.contiguous(), parts.left[:, :rank] * roots)
 
 
 def _distance(update: LowRank | Tensor, other: LowRank) -> float:
