@@ -23,7 +23,12 @@ MODEL_FILES = (
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
 )
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+ADAPTER_FILES = (
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    "adapter.safetensors",  # adapter-transformers, of which a prediction head beside it is no part
+    "pytorch_adapter.bin",
+)
 
 
 @dataclass(frozen=True)

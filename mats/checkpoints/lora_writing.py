@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mats.checkpoints.adapters import reference_of, task_type
 from mats.checkpoints.checkpoint import Checkpoint
+from mats.checkpoints.heads import is_head
 from mats.checkpoints.legacy import PEFT_PREFIX
 from mats.checkpoints.lora import Lazy, LoraModule, factors
 from mats.checkpoints.lora_config import config_for
@@ -20,6 +21,8 @@ from mats.checkpoints.writer import CheckpointWriter
 from mats.errors import RequestError
 from mats.files import write_json_atomically
 
+HEADED_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
+"""Task types under which PEFT looks for a head in the file, and does not load without one."""
 ONE_FILE = 1 << 62  # bytes; PEFT loads no adapter in parts
 
 
@@ -100,9 +103,10 @@ def lora_configuration(
             )
     finished = config_for(config, {name: (module.rank, module.scaling) for name, module in modules.items()})
     finished |= {"use_dora": dora == {True}, "lora_bias": bias == {True}, **_saved(modules, config, other)}
+    task = finished.get("task_type") or (None if base is None else task_type(base))
+    finished["task_type"] = task if task not in HEADED_TASKS or any(map(is_head, other)) else None
     if base is not None:
         finished["base_model_name_or_path"] = finished.get("base_model_name_or_path") or reference_of(base)
-        finished["task_type"] = finished.get("task_type") or task_type(base)
     return finished
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mats.checkpoints.adapter_transformers import as_peft, has_loras
 from mats.checkpoints.adapters import ia3_config
 from mats.checkpoints.checkpoint import Checkpoint, Kind, Stored, TensorFile
 from mats.checkpoints.heads import with_head
@@ -35,8 +36,10 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None, head: st
         for path in location.files:
             opened.append(_open_file(path))
         stored = _collect(location, opened)
-        kind = _kind(location, stored)
         config = location.config
+        if has_loras(stored):
+            stored, config = as_peft(location.path, stored, config if location.adapter else None)
+        kind = _kind(location, stored, config)
         if kind == "ia3" and config is None:
             config = ia3_config(stored)
         checkpoint = Checkpoint(location.name, location.path, kind, stored, config)
@@ -90,12 +93,17 @@ def _vector_size(location: Location, name: str, place: Stored) -> int:
     return place.file.infos[place.name].numel
 
 
-def _kind(location: Location, stored: dict[str, Stored]) -> Kind:
-    declared: Any = (location.config or {}).get("peft_type") if location.adapter else None
+def _kind(location: Location, stored: dict[str, Stored], config: dict[str, Any] | None) -> Kind:
+    declared: Any = (config or {}).get("peft_type") if location.adapter else None
     if declared == "IA3" or (declared is None and all(name.endswith(f".{PEFT_IA3}") for name in stored)):
         return "ia3"
     if declared == "LORA" or (declared is None and any(".lora_A." in name for name in stored)):
         return "lora"
     if declared is not None:
         raise RequestError(f"{location.path}: adapter type {declared}; supported are IA3 and LORA")
+    if location.adapter:
+        raise RequestError(
+            f"{location.path}: its adapter_config.json names no peft_type, and {next(iter(stored))} is no factor of "
+            "LoRA or (IA)³; these two would be right"
+        )
     return "model"

@@ -135,7 +135,7 @@ def test_r08_one_rounding_of_the_merge(tmp_path: Path) -> None:
 
 def test_an_adapter_needs_a_base(tmp_path: Path) -> None:
     save_adapters(tmp_path, count=1)
-    with pytest.raises(RequestError, match=r"model adapter0: an adapter \(lora\\) is merged as a whole model"):
+    with pytest.raises(RequestError, match=r"model adapter0: an adapter \(lora\) is merged as a whole model"):
         plan_merge(request(tmp_path, ["adapter0"], AverageSettings(), base=None))
 
 
