@@ -76,6 +76,8 @@ def _checkpoint_problems(recipe: Recipe) -> Iterator[Problem]:
             if len(opened) == len(sources):
                 yield from _attempt("", partial(_separate, recipe))
             return
+        if "lora" in kinds:
+            return  # factors of different ranks fit each other; the plan tells what does not
         reference = opened.get("base") if kinds == {"model"} else None
         for place, checkpoint in opened.items():
             if place == "base":

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from mats.reporting.adapters import adapter_section
 from mats.reporting.explanations import method_formula, method_paper, method_sentence, rule_meaning
 from mats.reporting.numbers import change, percent, short, whole
 from mats.reporting.report import Report
@@ -30,6 +31,7 @@ def model_card(report: Report, *, title: str = "Merged model", has_plot: bool = 
         _how(report),
         _models(report),
         _heads(report),
+        adapter_section(report),
         _losses(report),
         _parameters(report),
         "![Residuals, movement and predicted losses by layer](layers.png)" if has_plot else "",
@@ -42,7 +44,8 @@ def model_card(report: Report, *, title: str = "Merged model", has_plot: bool = 
 def _front_matter(report: Report) -> str:
     paths = [path for path in (report["base"], *(model["path"] for model in report["models"])) if path]
     known = list(dict.fromkeys(path for path in paths if looks_like_hub_id(path)))
-    metadata: dict[str, Any] = {"library_name": "transformers", "tags": ["mats", "merge"]}
+    library = "peft" if report.get("adapters") else "transformers"
+    metadata: dict[str, Any] = {"library_name": library, "tags": ["mats", "merge"]}
     if known:
         metadata = {"base_model": known, "base_model_relation": "merge", **metadata}
     return f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---"

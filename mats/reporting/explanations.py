@@ -24,6 +24,7 @@ METHODS = {
         "W = W_0 + s σ̄ U Vᵀ,  Σ w_i (W_i − W_0) = U diag(σ) Vᵀ",
         "arXiv:2502.04959",
     ),
+    "pointwise": ("Each entry's mean, sum, median or largest value over the models.", "W = aggregate of the W_i", ""),
     "breadcrumbs": (
         "Task vectors without the largest and the smallest changes of each tensor, summed.",
         "W = W_0 + s Σ w_i m_i ∘ (W_i − W_0)",
@@ -73,6 +74,13 @@ RULES = {
     "base": "taken from the base",
     "head": "not merged: a model's own head",
     "not_floating": "not floating point: taken from the base",
+    "exact": "sum of LoRA updates, ranks one after another",
+    "svd": "sum of LoRA updates, the best of the rank",
+    "factorwise": "LoRA factors summed one by one (PEM)",
+    "analogy": "LoRA factors of a + b − c summed one by one (PEM)",
+    "alpaca": "LoRA factors as Alpaca-LoRA negation has them (PEM)",
+    "linear_only_negate_b": "LoRA factors summed one by one, signs on B (AdapterHub)",
+    "peft_linear": "LoRA factors summed with √ weights (PEFT linear)",
 }
 """rule → what it uses; a rule not listed is a method of that name"""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mats.reporting.adapters import adapter_cells, adapter_columns
 from mats.reporting.html_table import Cell, Column, number_cell, text_cell
 from mats.reporting.numbers import dimensions, short
 from mats.reporting.report import LayerEntry, Report
@@ -16,17 +17,18 @@ def layer_columns(report: Report) -> list[Column]:
         columns += [Column("stopped", text=True)]
         columns += [Column(title) for title in ("anchor μ", "movement", "null share")]
         columns += [Column(f"{model['name']}: before → after") for model in report["models"]]
+    columns += adapter_columns(report)
     return [*columns, Column("rounding loss"), Column("fell back because", text=True)]
 
 
-def layer_rows(report: Report) -> list[list[Cell]]:
-    """One row per layer, in the order of the checkpoint."""
+def layer_rows(report: Report, most: int) -> list[list[Cell]]:
+    """One row per layer, in the order of the checkpoint: the first `most` of them."""
     models = [model["name"] for model in report["models"]]
     certified = bool(solved_layers(report))
-    return [_row(layer, models, certified) for layer in report["layers"]]
+    return [_row(layer, models, certified, adapter_cells(layer, report)) for layer in report["layers"][:most]]
 
 
-def _row(layer: LayerEntry, models: list[str], certified: bool) -> list[Cell]:
+def _row(layer: LayerEntry, models: list[str], certified: bool, adapter: list[Cell]) -> list[Cell]:
     bias = " + bias" if layer.get("bias") else ""
     cells = [text_cell(layer["name"]), text_cell(layer["rule"]), text_cell(dimensions(layer["shape"]) + bias)]
     if certified:
@@ -41,7 +43,7 @@ def _row(layer: LayerEntry, models: list[str], certified: bool) -> list[Cell]:
             *(_loss_cell(layer, model) for model in models),
         ]
     reason = layer.get("fallback_reason") or ""
-    return [*cells, number_cell(layer.get("rounding_loss")), text_cell(reason, "wrap" if reason else "")]
+    return [*cells, *adapter, number_cell(layer.get("rounding_loss")), text_cell(reason, "wrap" if reason else "")]
 
 
 def _loss_cell(layer: LayerEntry, model: str) -> Cell:
