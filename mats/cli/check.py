@@ -37,6 +37,7 @@ def check(recipe: RecipeArgument, rest: RestArgument = None, as_json: JsonOption
         raise typer.Exit(error.exit_status) from error
 
     from mats.recipes.checking import exit_status, find_problems
+    from mats.recipes.fitting import formula_lines
 
     problems = find_problems(loaded, output)
     status = exit_status(problems)
@@ -47,5 +48,6 @@ def check(recipe: RecipeArgument, rest: RestArgument = None, as_json: JsonOption
         for problem in problems:
             typer.echo(f"mats: {problem.message}", err=True)
     else:
-        print_lines([f"{recipe}: no problem found"])
+        notes = formula_lines(loaded.merge, loaded.merge.rules, loaded.models)
+        print_lines([*notes, f"{recipe}: no problem found"])
     raise typer.Exit(status)

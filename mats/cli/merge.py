@@ -69,10 +69,32 @@ def merge(
     random_seed: Annotated[
         int | None,
         typer.Option(
-            "--random-seed", min=0, help="Seed of random choices. Default: 0, or the recipe's.", show_default=False
+            "--random-seed",
+            "--seed",
+            min=0,
+            help="Seed of random choices. Default: 0, or the recipe's.",
+            show_default=False,
+        ),
+    ] = None,
+    from_ties: Annotated[
+        str | None,
+        typer.Option(
+            "--from-ties",
+            metavar="STRING",
+            help="Merge as a string of the published TIES code says, instead of the recipe's method: "
+            "trim_elect_aggregate_scale. Several scales are several merges, OUT/scale-0.8 and so on.",
+            show_default=False,
         ),
     ] = None,
     as_json: JsonOption = False,
+    from_dem: Annotated[
+        bool,
+        typer.Option(
+            "--from-dem",
+            help="RECIPE is a DEM configuration (JSON, comments allowed). Several combinations of its constants are "
+            "several merges, OUT/<combination_id>/<constants>.",
+        ),
+    ] = False,
 ) -> None:
     """Merge the models of a recipe into one folder that from_pretrained loads, with a report.
 
@@ -84,8 +106,9 @@ def merge(
       mats merge recipe.yaml exp_out/merged
       mats merge recipe.yaml exp_out/ties merge.method=ties merge.density=0.1 --dry-run
     """
-    from mats.cli.printing import print_json, print_lines, print_rich
-    from mats.cli.progress_display import progress_display
+      mats merge --from-dem dem.json exp_out/dem --seed 3
+    from mats.cli.merge_dem import dem_requests
+    from mats.cli.merge_ties import ties_requests
     from mats.cli.requested import MergeOptions, requested_merge
 
     output, overrides = output_and_overrides(rest)
@@ -94,7 +117,31 @@ def merge(
     options = MergeOptions(
         overwrite, strict, vocab, "cuda" if cuda else device, memory_budget, out_shard_size, random_seed
     )
-    request = requested_merge(recipe, output, overrides, options)
+    if from_dem and from_ties is not None:
+        raise RequestError("--from-dem and --from-ties: one of them at a time would be right")
+    requests: tuple[MergeRequest, ...]
+    if from_dem:
+        requests = dem_requests(recipe, output, overrides, options)
+    elif from_ties is None:
+        requests = (requested_merge(recipe, output, overrides, options),)
+    else:
+        requests = ties_requests(from_ties, recipe, output, overrides, options)
+    if dry_run:
+        _show_plans(requests, as_json=as_json)
+    else:
+        _carry_out(requests, as_json=as_json)
+
+
+def _show_plans(requests: Sequence[MergeRequest], *, as_json: bool) -> None:
+    from mats.cli.printing import print_json, print_lines
+
+    plans = [_plan(request) for request in requests]
+    if as_json:
+        told = [{key: value for key, value in plan.items() if key != "lines"} for plan in plans]
+        print_json(told[0] if len(told) == 1 else {"merges": told})
+    else:
+        print_lines([line for plan in plans for line in plan["lines"]])
+
 
     from mats.engine.merging import merge as merge_models
     from mats.reporting import summary, validate_report
@@ -109,10 +156,9 @@ def merge(
     with progress_display(as_json=as_json) as progress:
         result = merge_models(request, progress)
     if as_json:
-        print_json(_summary(result))
-    else:
-        print_rich(summary(validate_report(result.report)))
-        print_lines([str(result.path)])
+        print_json(told[0] if len(told) == 1 else {"merges": told})
+    elif not told:
+        print_lines(["every merge has been done already"])
 
 
 def _plan(request: MergeRequest) -> dict[str, Any]:

@@ -46,6 +46,12 @@ def requested_merge(path: Path, output: str | None, overrides: Sequence[str], op
     from mats.recipes import load_recipe
     from mats.recipes.requests import merge_request
 
+    given = as_overrides(overrides, options)
+    return merge_request(load_recipe(path, given), output, overwrite=options.overwrite, strict=options.strict)
+
+
+def as_overrides(overrides: Sequence[str], options: MergeOptions) -> list[str]:
+    """The overrides of a recipe, with the options that are keys of it."""
     shard = None if options.out_shard_size is None else str(shard_bytes(options.out_shard_size))
     seed = None if options.random_seed is None else str(options.random_seed)
     given = with_options(

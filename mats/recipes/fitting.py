@@ -38,6 +38,16 @@ def fitting_faults(
     return faults
 
 
+def formula_lines(
+    merge: FlatMethodSection, rules: Sequence[FlatMethodSection], models: Sequence[ModelEntry]
+) -> list[str]:
+    """Every formula of a recipe as it is reduced, and what of it may not be meant."""
+    names, weights = [model.name for model in models], [model.weight for model in models]
+    methods = (merge.settings, *(rule.settings for rule in rules))
+    found = [formula for method in methods for _, formula in formulas_in(method, ())]
+    return list(dict.fromkeys(note for formula in found for note in formula.notes(names, weights)))
+
+
 def formulas_in(method: MethodSettingsBase, place: Place) -> Iterator[tuple[Place, FormulaSettings]]:
     """The method, if it is a formula, or the formulas that it starts from; with the keys under which they stand."""
     if isinstance(method, FormulaSettings):

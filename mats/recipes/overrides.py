@@ -18,7 +18,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from mats.errors import RecipeError
 from mats.recipes.heads import heads_spelt_out
 from mats.recipes.layers import KEPT_BESIDE_METHOD, METHOD_KEYS, Layer, model_name
-from mats.recipes.schema_walk import annotation_at, fields_at, is_list, is_told_by_method, places_of
+from mats.recipes.schema_walk import annotation_at, fields_at, has_free_keys, is_list, is_told_by_method, places_of
 from mats.yaml_reader import KeyPath, parse_value
 
 COMMAND_LINE = "command line"
@@ -105,7 +105,8 @@ def _resolve(data: Any, segments: list[str], whole: str, schema: type[BaseModel]
         key = rest[0]
         if fields is None and key == "method" and is_told_by_method(annotation_at(schema, data, at)):
             fields = {key: str}  # the method that decides which other keys there are
-        if fields is None or key not in fields:
+        free = fields is None and has_free_keys(annotation_at(schema, data, at))
+        if not free and (fields is None or key not in fields):
             raise RecipeError([f"{COMMAND_LINE}: {whole}: {unknown_key(key, fields, schema, data)}"])
         at, here, rest = (*at, key), here.get(key) if isinstance(here, dict) else None, rest[1:]
     return at

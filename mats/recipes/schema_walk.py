@@ -42,8 +42,8 @@ def _descend(root: type[BaseModel], data: Any, path: KeyPath) -> tuple[Any | Non
         if isinstance(part, int):
             annotation = _item_of(annotation)
             value = value[part] if isinstance(value, list) and part < len(value) else None
-        elif model is not None:
-            annotation = _fields(model, value).get(part)
+        elif model is not None or has_free_keys(annotation):
+            annotation = _free_value_of(annotation) if model is None else _fields(model, value).get(part)
             value = value.get(part) if isinstance(value, Mapping) else None
         else:
             return None, None
@@ -97,6 +97,19 @@ def _item_of(annotation: Any) -> Any | None:
         if typing.get_origin(member) in (tuple, list):
             return typing.get_args(member)[0]
     return None
+
+
+def _free_value_of(annotation: Any) -> Any | None:
+    """The type of the values of a mapping whose keys are the user's own."""
+    for member in _alternatives(annotation):
+        if typing.get_origin(member) is dict:
+            return typing.get_args(member)[1]
+    return None
+
+
+def has_free_keys(annotation: Any) -> bool:
+    """Whether a mapping whose keys are the user's own may stand where this annotation holds."""
+    return _free_value_of(annotation) is not None
 
 
 def is_list(annotation: Any) -> bool:

@@ -211,3 +211,30 @@ def test_sets_of_many_models_are_drawn_without_listing_them_all() -> None:
 def test_faults_of_model_sets(written: Any, fault: str) -> None:
     with pytest.raises(RecipeError, match=fault):
         models(written)
+
+
+def test_normalised_draws_set_several_keys_that_sum_to_one() -> None:
+    axis = {"normalized": [0.1, 0.2, 0.5, 1], "keys": ["merge.constants.a", "merge.constants.b"], "samples": 20}
+    drawn = rows({"weights": axis, "merge.scale": [1, 2]})
+    assert drawn[0].keys() == {"merge.constants.a", "merge.constants.b", "merge.scale"}
+    assert all(math.isclose(row["merge.constants.a"] + row["merge.constants.b"], 1) for row in drawn)
+    assert len({row["merge.constants.a"] for row in drawn}) > 3
+    assert drawn == rows({"weights": axis, "merge.scale": [1, 2]})
+    assert drawn != rows({"weights": {**axis, "seed": 1}, "merge.scale": [1, 2]})
+    assert drawn != rows({"other": axis, "merge.scale": [1, 2]})  # two axes of one seed are drawn apart
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"normalized": []}, r"axes.w.normalized: received \[\]; a list of at least one number"),
+        ({"keys": ["a", "a"]}, r"axes.w.keys: received \['a', 'a'\]; a list of keys"),
+        ({"samples": 0}, "axes.w.samples: received 0"),
+        ({"seed": "x"}, "axes.w.seed: received 'x'"),
+        ({"sample": 3}, "axes.w: unknown key 'sample'; known: keys, normalized, samples, seed"),
+        ({"normalized": [0]}, r"received \[0\], of which 2 always sum to 0"),
+    ],
+)
+def test_normalised_draws_that_cannot_be(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        expand({"w": {"normalized": [1, 2], "keys": ["a", "b"], "samples": 2, **changed}})
