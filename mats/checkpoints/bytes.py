@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from math import prod
@@ -20,7 +21,7 @@ SMALLEST_MAPPED = 1 << 16  # bytes; below, a copy is cheaper than a mapping
 
 def memory_of(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor, shared with it."""
-    return tensor.detach().reshape(-1).view(torch.uint8).numpy().data
+    return tensor.detach().view(-1).view(torch.uint8).numpy().data
 
 
 def read_exactly(descriptor: int, path: Path, name: str, out: Tensor, offset: int) -> None:
@@ -85,4 +86,4 @@ def is_finite(values: Tensor) -> bool:
     if values.dtype.itemsize == 1:  # float8 has no arithmetic of its own
         values = values.float()
     total = values.sum(dtype=None if values.dtype.itemsize >= 4 else torch.float32)
-    return bool(torch.isfinite(total)) or bool(torch.isfinite(values).all())
+    return math.isfinite(total.item()) or bool(torch.isfinite(values).all())

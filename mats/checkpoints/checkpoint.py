@@ -15,7 +15,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from mats.checkpoints.bytes import CHUNK_BYTES, is_finite, memory_of
+from mats.checkpoints.bytes import CHUNK_BYTES, SMALLEST_MAPPED, is_finite, memory_of
 from mats.checkpoints.tensors import TensorInfo, dtype_name, natural_order
 from mats.errors import InputsMismatch, NonFiniteWeights
 
@@ -91,6 +91,8 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         floating = info.dtype.is_floating_point
         wanted = dtype if dtype is not None and floating else info.dtype
         direct = wanted == info.dtype and torch.device(device).type == "cpu"
+        if direct and info.nbytes < SMALLEST_MAPPED:
+            return self._read_small(name, info)
         mapped = self._view(name) if direct else None
         target = torch.empty(info.shape, dtype=wanted, device=device) if mapped is None else mapped
         flat = target.view(-1)
@@ -141,7 +143,10 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
     def sample(self, name: str, count: int = 64) -> bytes:
         """The first, middle and last `count` elements as bytes: equal tensors have equal samples."""
         info = self._info(name)
-        count = min(count, info.numel)
+        if info.numel <= 3 * count:  # one read of everything costs less than three of parts
+            whole = torch.empty(info.numel, dtype=info.dtype)
+            self._load(name, 0, whole)
+            return bytes(memory_of(whole))
         piece = torch.empty(count, dtype=info.dtype)
         result = b""
         for start in (0, (info.numel - count) // 2, info.numel - count):
@@ -177,6 +182,15 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
     def _load(self, name: str, start: int, out: Tensor) -> None:
         at = self._stored[name]
         at.file.load(at.name, start, out)
+
+    def _read_small(self, name: str, info: TensorInfo) -> Tensor:
+        """As `read` without a cast, in one piece: of many small tensors, each step is felt."""
+        at = self._stored[name]
+        flat = torch.empty(info.numel, dtype=info.dtype)
+        at.file.load(at.name, 0, flat)
+        if info.dtype.is_floating_point and not is_finite(flat):
+            raise self._non_finite(name, 0, flat)
+        return flat.view(info.shape)
 
     def _chunks(self, name: str, whole: Tensor | None) -> Iterator[tuple[int, Tensor]]:
         """(start, elements) of the flat content: parts of `whole` as they are filled, else of a scratch buffer."""

@@ -14,6 +14,7 @@ from mats.checkpoints.checkpoint import Checkpoint
 from mats.checkpoints.locate import ADAPTER_FILES
 from mats.checkpoints.opening import open_checkpoint
 from mats.checkpoints.tensors import TensorInfo, dtype_name
+from mats.checkpoints.ties import tied_groups
 from mats.files import explain_os_error, write_json_atomically
 
 COMPANIONS = (
@@ -134,11 +135,13 @@ def reconcile_config(folder: Path) -> dict[str, Any]:
 
 def has_own_head(checkpoint: Checkpoint) -> bool:
     """Whether an output head is stored that could be tied to another tensor, by its shape, and by content is not."""
-    tied = {name for group in checkpoint.tied for name in group}
     for head in HEADS:
         info = checkpoint.tensors.get(head)
-        if info is not None and head not in tied:
-            return any(other.shape == info.shape for name, other in checkpoint.tensors.items() if name != head)
+        if info is None:
+            continue
+        alike = [name for name, other in checkpoint.tensors.items() if other.shape == info.shape]
+        if not any(head in group for group in tied_groups(checkpoint, alike)):
+            return len(alike) > 1
     return False
 
 

@@ -17,6 +17,7 @@ from mats.errors import WorkFailed
 from mats.files import explain_os_error
 
 VERSION = 1
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 class Journal:
@@ -74,7 +75,7 @@ class Journal:
             raise explain_os_error(error, self.path) from error
 
     def _append(self, line: dict[str, Any]) -> None:
-        data = (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        data = (_ENCODER.encode(line) + "\n").encode()
         try:
             written = os.write(self._descriptor, data)
         except OSError as error:

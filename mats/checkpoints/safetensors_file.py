@@ -106,7 +106,8 @@ def _parse_entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int]:
     try:
         code, shape = entry["dtype"], tuple(entry["shape"])
         first, last = entry["data_offsets"]
-        if not all(type(number) is int and number >= 0 for number in (*shape, first, last)):
+        numbers = (*shape, first, last)
+        if set(map(type, numbers)) != {int} or min(numbers) < 0:
             raise ValueError("shape and data_offsets are non-negative integers")
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointCorrupt(f"{path}: header entry of tensor {name} is malformed: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import torch
@@ -29,6 +30,9 @@ SAFETENSORS_DTYPES: dict[str, torch.dtype] = {
 SAFETENSORS_CODES: dict[torch.dtype, str] = {dtype: code for code, dtype in SAFETENSORS_DTYPES.items()}
 
 
+_NUMBER = re.compile(r"[0-9]+")
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     """A tensor as a header declares it; nothing of its content is read to know this."""
@@ -37,12 +41,12 @@ class TensorInfo:
     dtype: torch.dtype
     shape: tuple[int, ...]
 
-    @property
+    @cached_property
     def numel(self) -> int:
         """Number of elements; 1 for a scalar (shape `()`)."""
         return prod(self.shape)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of the content, without any padding."""
         return self.numel * self.dtype.itemsize
@@ -53,7 +57,15 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def natural_order(name: str) -> list[tuple[bool, int, str]]:
-    """Sort key under which `layer.2` comes before `layer.10`, so that neighbours in a model are neighbours on disk."""
-    parts = re.split(r"(\d+)", name)
-    return [(True, int(part), "") if part.isdigit() else (False, 0, part) for part in parts]
+def natural_order(name: str) -> str:
+    """Sort key under which `layer.2` comes before `layer.10`, so that neighbours in a model are neighbours on disk.
+
+    A number becomes a character that tells its length, then its digits: the longer is the larger, and both come before
+    any other character. One string compares in a fraction of the time that a list of parts takes.
+    """
+    return _NUMBER.sub(_with_its_length, name)
+
+
+def _with_its_length(number: re.Match[str]) -> str:
+    digits = number[0].lstrip("0")
+    return chr(len(digits)) + digits

@@ -14,13 +14,16 @@ from mats.checkpoints.checkpoint import Checkpoint
 from mats.checkpoints.tensors import natural_order
 
 
-def tied_groups(checkpoint: Checkpoint) -> tuple[tuple[str, ...], ...]:
+def tied_groups(checkpoint: Checkpoint, among: Iterable[str] | None = None) -> tuple[tuple[str, ...], ...]:
     """Groups of two or more names with the same bytes; names in natural order, groups by their first name.
+
+    `among` limits the names that are looked at (None: all).
 
     Candidates are thinned from headers alone (dtype, shape), then by a sample of a few hundred bytes, and only what
     is left is read whole.
     """
-    names = [name for name, info in checkpoint.tensors.items() if info.dtype.is_floating_point and info.numel > 1]
+    infos = [checkpoint.tensors[name] for name in (checkpoint.tensors if among is None else among)]
+    names = [info.name for info in infos if info.dtype.is_floating_point and info.numel > 1]
     alike = _groups(names, lambda name: (checkpoint.tensors[name].dtype, checkpoint.tensors[name].shape))
     sampled = [group for part in alike for group in _groups(part, checkpoint.sample)]
     equal = [group for part in sampled for group in _groups(part, checkpoint.digest)]

@@ -233,8 +233,7 @@ class CheckpointWriter(AbstractContextManager["CheckpointWriter"]):
             raise ShapeMismatch(
                 f"{self.output}: tensor {name} has shape {list(tensor.shape)}, declared was {list(info.shape)}"
             )
-        flat = tensor.detach().to(device="cpu", dtype=info.dtype).reshape(-1)
-        checksum = self._write_bytes(name, flat)
+        checksum = self._write_bytes(name, tensor.detach().cpu().reshape(-1))
         with self._guard:
             self._journal.record(name, checksum, note)
             self._finished[name] = None
@@ -243,14 +242,14 @@ class CheckpointWriter(AbstractContextManager["CheckpointWriter"]):
                 self._notes[name] = note
 
     def _write_bytes(self, name: str, flat: Tensor) -> str:
-        """Check, hash and write in chunks, so that each is in the cache for all three; returns the checksum."""
-        position = self._layout.shard_of[name]
+        """Cast, check, hash and write in chunks, so that each is in the cache for all four; returns the checksum."""
+        position, dtype = self._layout.shard_of[name], self._layout.infos[name].dtype
         shard, descriptor = self._layout.shards[position], self._descriptors[position]
         offset = shard.offsets[name]
         digest = xxhash.xxh3_128()
         step = max(1, CHUNK_BYTES // flat.element_size())
         for start in range(0, flat.numel(), step):
-            chunk = flat[start : start + step]
+            chunk = flat[start : start + step].to(dtype)
             if chunk.dtype.is_floating_point and not is_finite(chunk):
                 raise NonFiniteWeights(
                     f"{self.output}: tensor {name} as {dtype_name(chunk.dtype)} has NaN or infinity near flat index"

@@ -11,7 +11,8 @@ from types import TracebackType
 
 from torch import Tensor
 
-from mats.engine.handing_over import MOST_HELD, SMALLEST_HANDED_OVER
+from mats.engine import handing_over
+from mats.engine.handing_over import MOST_HELD
 
 FURTHEST = 64  # reads that are looked at beyond the one that is due
 
@@ -73,7 +74,7 @@ class ReadAhead(AbstractContextManager["ReadAhead"]):
         """Queue what comes next, and start reading what there is room for."""
         while self._next is not None and len(self._queue) < FURTHEST:
             want = self._next
-            threaded = want.shareable and SMALLEST_HANDED_OVER <= want.size <= self._limit
+            threaded = want.shareable and handing_over.SMALLEST_HANDED_OVER <= want.size <= self._limit
             if threaded and (self._held >= MOST_HELD or self._held_bytes + want.size > self._limit):
                 return
             if threaded:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from mats.checkpoints import CheckpointWriter
+from mats.engine import handing_over
 from mats.engine.handing_over import held_bytes
 from mats.engine.inputs import MergeInputs
 from mats.engine.plan import MergePlan, Streamed, System
@@ -146,7 +147,8 @@ def _merge_each(
                 merged = merge.merge(part.name, base, tensors)
                 del base
             size = merged.numel() * merged.element_size()
-            behind.submit(size, partial(_finish, inputs, writer, part, merged), shareable=inputs.shareable(part.name))
+            shareable = size >= handing_over.SMALLEST_HANDED_OVER and inputs.shareable(part.name)
+            behind.submit(size, partial(_finish, inputs, writer, part, merged), shareable=shareable)
             del merged, tensors
             if progress is not None:
                 progress.advance()
@@ -157,11 +159,12 @@ def _wants(inputs: MergeInputs, parts: Sequence[Streamed]) -> Iterator[Want]:
     weights = [model.weight for model in inputs.request.models]
     for turn, part in enumerate(parts):
         name, settings = part.name, part.settings
-        want = partial(Want, turn, inputs.reference.tensors[name].nbytes)
+        size = inputs.reference.tensors[name].nbytes
+        want = partial(Want, turn, size)
         if settings is None:
             yield want(partial(inputs.reference.read, name), shareable=False)
             continue
-        shareable = inputs.shareable(name)
+        shareable = size >= handing_over.SMALLEST_HANDED_OVER and inputs.shareable(name)
         if settings.reads_base(inputs.model_names):
             yield want(partial(inputs.read_base, name), shareable=shareable)
         for index in settings.models_read(inputs.model_names, weights):

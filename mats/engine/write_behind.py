@@ -8,7 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from types import TracebackType
 
-from mats.engine.handing_over import MOST_HELD, SMALLEST_HANDED_OVER
+from mats.engine import handing_over
+from mats.engine.handing_over import MOST_HELD
 
 
 class WriteBehind(AbstractContextManager["WriteBehind"]):
@@ -28,7 +29,7 @@ class WriteBehind(AbstractContextManager["WriteBehind"]):
 
     def submit(self, size: int, write: Callable[[], None], *, shareable: bool = True) -> None:
         """Have `write` done; it holds `size` bytes until then. Not `shareable`: at once, on this thread."""
-        if not shareable or not SMALLEST_HANDED_OVER <= size <= self._limit:
+        if not shareable or not handing_over.SMALLEST_HANDED_OVER <= size <= self._limit:
             write()
             return
         while self._waiting and (len(self._waiting) >= MOST_HELD or self._bytes + size > self._limit):

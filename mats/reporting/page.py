@@ -24,6 +24,8 @@ from mats.reporting.summary import (
     worst_residual,
 )
 
+MOST_ROWS = 5000  # of the table of layers; a browser takes seconds to show more
+
 
 def render_page(report: Report, picture: str | None) -> str:
     """The page as HTML; `picture` is an SVG to show (None: no layer was solved, the page says so)."""
@@ -165,9 +167,12 @@ def _layers(report: Report) -> str:
     reasons = ", ".join(f"{escape(reason.replace('_', ' '))} {whole(count)}" for reason, count in stop_reasons(report))
     note = f"<p class=soft>Reasons to stop: {reasons}.</p>" if reasons else ""
     filter_box = '<input type=search data-table=layers placeholder="filter: attention kfac" aria-label="filter layers">'
-    table = html_table(layer_columns(report), layer_rows(report), name="layers", tall=True)
+    rows = layer_rows(report, MOST_ROWS)
+    table = html_table(layer_columns(report), rows, name="layers", tall=True)
     title = "Certificates" if solved_layers(report) else "Tensors"
-    return f"<h2>{title}</h2>{note}{filter_box}{table}"
+    left = len(report["layers"]) - len(rows)
+    rest = f"<p class=soft>{whole(left)} more are in <code>report.json</code>.</p>" if left else ""
+    return f"<h2>{title}</h2>{note}{filter_box}{table}{rest}"
 
 
 def _names(report: Report) -> str:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mats.checkpoints import CheckpointWriter, open_checkpoint
-from mats.engine import MergeRequest, ModelInput, merge, read_ahead, write_behind
+from mats.engine import MergeRequest, ModelInput, handing_over, merge, write_behind
 from mats.errors import NonFiniteWeights
 from mats.methods import parse_method
 
@@ -56,8 +56,7 @@ def test_threads_that_read_and_write_change_nothing(
     models: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = merge(request(models, tmp_path / "alone", method)).path
-    monkeypatch.setattr(read_ahead, "SMALLEST_HANDED_OVER", 1)
-    monkeypatch.setattr(write_behind, "SMALLEST_HANDED_OVER", 1)
+    monkeypatch.setattr(handing_over, "SMALLEST_HANDED_OVER", 1)
     submitted = 0
     original = write_behind.WriteBehind.submit
 
@@ -108,8 +107,7 @@ def test_a_non_finite_input_met_ahead_stops_the_merge(tmp_path: Path, monkeypatc
     state = load_file(file)
     state["layers.3.w"][0, 0] = float("nan")
     save_file(state, file, metadata={"format": "pt"})
-    monkeypatch.setattr(read_ahead, "SMALLEST_HANDED_OVER", 1)
-    monkeypatch.setattr(write_behind, "SMALLEST_HANDED_OVER", 1)
+    monkeypatch.setattr(handing_over, "SMALLEST_HANDED_OVER", 1)
     with pytest.raises(NonFiniteWeights, match=r"layers\.3\.w holds nan"):
         merge(request(tmp_path, tmp_path / "out", "average"))
     assert not (tmp_path / "out").exists()
