@@ -54,7 +54,7 @@ def as_overrides(overrides: Sequence[str], options: MergeOptions) -> list[str]:
     """The overrides of a recipe, with the options that are keys of it."""
     shard = None if options.out_shard_size is None else str(shard_bytes(options.out_shard_size))
     seed = None if options.random_seed is None else str(options.random_seed)
-    given = with_options(
+    return with_options(
         overrides,
         vocab=options.vocab,
         device=options.device,
@@ -62,7 +62,6 @@ def as_overrides(overrides: Sequence[str], options: MergeOptions) -> list[str]:
         max_shard_size=shard,
         seed=seed,
     )
-    return merge_request(load_recipe(path, given), output, overwrite=options.overwrite, strict=options.strict)
 
 
 def _of_merge_file(path: Path, output: str | None, overrides: Sequence[str], options: MergeOptions) -> MergeRequest:
