@@ -24,6 +24,46 @@ METHODS = {
         "W = W_0 + s σ̄ U Vᵀ,  Σ w_i (W_i − W_0) = U diag(σ) Vᵀ",
         "arXiv:2502.04959",
     ),
+    "linear": (
+        "Weighted sum of the models; divided by the sum of the weights if asked.",
+        "W = Σ w_i W_i  (/ Σ w_i)",
+        "arXiv:2203.05482",
+    ),
+    "formula": (
+        "The models combined as a formula of their names says, one exact coefficient each.",
+        "W = Σ κ_j W_j",
+        "arXiv:2406.15570",
+    ),
+    "model_stock": (
+        "The models' mean, pulled to the base the more the models disagree in direction.",
+        "W = t · mean W_i + (1 − t) W_0",
+        "arXiv:2403.19522",
+    ),
+    "nuslerp": (
+        "Two models by their weights, along the arc between them.",
+        "W = sin((1 − t)φ)/sin φ · W_1 + sin(tφ)/sin φ · W_2",
+        "",
+    ),
+    "slerp": (
+        "Two models along the arc between them.",
+        "W = sin((1 − t)φ)/sin φ · W_1 + sin(tφ)/sin φ · W_2",
+        "",
+    ),
+    "passthrough": (
+        "One model as it is, or scaled.",
+        "W = s W_1",
+        "",
+    ),
+    "sce": (
+        "What varies most among the changes, weighted by energy, without minority signs.",
+        "W = W_0 + Σ w_i τ_i / Σ w_i over the models of the elected sign",
+        "arXiv:2402.16107",
+    ),
+    "sparse_task_arithmetic": (
+        "Weighted task vectors thinned out tensor by tensor, with or without a vote on signs.",
+        "W = W_0 + s Σ w_i ρ(m_i ∘ τ_i)",
+        "arXiv:2311.03099",
+    ),
     "pointwise": ("Each entry's mean, sum, median or largest value over the models.", "W = aggregate of the W_i", ""),
     "breadcrumbs": (
         "Task vectors without the largest and the smallest changes of each tensor, summed.",
