@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from mats.engine.inputs import MergeInputs
 from mats.errors import FingerprintMismatch
@@ -52,3 +53,16 @@ def _check_adapters_base(inputs: MergeInputs, adapters: Sequence[int]) -> None:
                 f"{inputs.store(index).path}: {name} was measured on the base {measured.base} "
                 f"({measured.base_fingerprint}), not on {source} ({expected}); run save-metadata on that base"
             )
+
+
+def notes_on_bases(inputs: MergeInputs) -> list[str]:
+    """Adapters that name another base than the one on which they are merged; a copy of one name counts as the same."""
+    if inputs.given_base is None:
+        return []
+    given = Path(str(inputs.request.base))
+    notes = []
+    for name, checkpoint in zip(inputs.model_names, inputs.checkpoints, strict=True):
+        named = (checkpoint.config or {}).get("base_model_name_or_path") if checkpoint.kind != "model" else None
+        if named and Path(str(named)).name != given.name:
+            notes.append(f"the adapter {name} was made for {named} and is merged on {inputs.request.base}")
+    return notes

@@ -13,6 +13,7 @@ from typing import cast
 
 from mats.checkpoints import TensorInfo
 from mats.checkpoints.heads import is_head
+from mats.engine.belonging import notes_on_bases
 from mats.engine.coverage import Cover, StoreIndex, Term, cover
 from mats.engine.devices import resolve_device
 from mats.engine.filled import filled_notes
@@ -156,6 +157,7 @@ def make_plan(inputs: MergeInputs) -> MergePlan:
             *inputs.vocabulary.notes,
             *_notes(stores),
             *_measured_notes(inputs),
+            *notes_on_bases(inputs),
             *_head_notes(inputs),
             *sparsify_notes(request.models, measured=bool(stores)),
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -167,3 +168,28 @@ def test_an_adapter_on_an_adapter_is_refused(tmp_path: Path) -> None:
     save_adapters(tmp_path, count=2)
     with pytest.raises((RequestError, InputsMismatch), match="an adapter on a whole model is needed"):
         plan_merge(request(tmp_path, ["adapter0"], AverageSettings(), base=str(tmp_path / "adapter1")))
+
+
+def test_an_adapter_of_another_base_is_told(tmp_path: Path) -> None:
+    save_adapters(tmp_path)
+    for number, named in enumerate((str(tmp_path / "elsewhere" / "base"), "someone/other-model")):
+        file = tmp_path / f"adapter{number}" / "adapter_config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": named}))
+    notes = plan_merge(request(tmp_path, ["adapter0", "adapter1"], AverageSettings())).notes
+    assert [note for note in notes if "made for" in note] == [
+        f"the adapter adapter1 was made for someone/other-model and is merged on {tmp_path / 'base'}"
+    ]
+
+
+def test_r07_a_tied_model_beside_an_adapter_on_the_head(tmp_path: Path) -> None:
+    """The tied model's head is its embedding, so both of the output's are averages of their own."""
+    (adapted,) = save_adapters(tmp_path, lambda: tiny.gpt2(True), 1, target_modules=["c_attn", "lm_head"])
+    whole = cases.lively(lambda: tiny.gpt2(True))
+    cases.scramble(whole, 5)
+    whole.save_pretrained(tmp_path / "whole")
+    merge(request(tmp_path, ["adapter0", "whole"], AverageSettings()))
+    found, base, other = (weights(tmp_path, name) for name in ("out", "base", "whole"))
+    embedding = "transformer.wte.weight"
+    head = cases.effective_weight(adapted, "lm_head")
+    torch.testing.assert_close(found["lm_head.weight"], (head + other[embedding]) / 2, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found[embedding], (base[embedding] + other[embedding]) / 2, rtol=1e-6, atol=1e-6)
