@@ -106,7 +106,6 @@ def merge(
       mats merge recipe.yaml exp_out/merged
       mats merge recipe.yaml exp_out/ties merge.method=ties merge.density=0.1 --dry-run
     """
-      mats merge --from-dem dem.json exp_out/dem --seed 3
     from mats.cli.merge_dem import dem_requests
     from mats.cli.merge_ties import ties_requests
     from mats.cli.requested import MergeOptions, requested_merge

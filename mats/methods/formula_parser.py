@@ -57,7 +57,9 @@ class Combination:
         sums = dict(self.coefficients)
         for name, value in other.coefficients.items():
             sums[name] = sums.get(name, Fraction(0)) + factor * value
-        return Combination(sums, self.constant + factor * other.constant, {**self.columns, **other.columns, **self.columns})
+        return Combination(
+            sums, self.constant + factor * other.constant, {**self.columns, **other.columns, **self.columns}
+        )
 
     def times(self, factor: Fraction) -> Combination:
         """factor · self."""
