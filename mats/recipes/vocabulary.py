@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from mats.recipes.sections import Section
 
 if TYPE_CHECKING:
-    from mats.checkpoints.vocabulary import TokenRule, TokenSource, VocabularyChoice
+    from mats.checkpoints.vocabulary import VocabularyChoice
 
 VocabularyWord = Literal["error", "base", "union"]
 
@@ -19,24 +19,27 @@ class TokenRowSection(Section):
 
     kind: Literal["zero", "model_token"] = Field(description="zero: a row of zeros; model_token: a row of a model.")
     model: str | None = Field(default=None, min_length=1, description="model_token: a model's name, or base.")
-    token: str | None = Field(default=None, min_length=1, description="model_token: which of its tokens.")
+    token: str | None = Field(
+        default=None, min_length=1, description="model_token: which of its tokens. Default: the one in question."
+    )
     token_id: int | None = Field(default=None, ge=0, description="model_token: which of its rows, in place of token.")
 
     @model_validator(mode="after")
     def _one_row(self) -> TokenRowSection:
         """Exactly one row must be meant."""
-        given = (self.model, self.token, self.token_id)
-        if self.kind == "zero" and any(each is not None for each in given):
+        if self.kind == "zero" and (self.model, self.token, self.token_id) != (None, None, None):
             raise ValueError("kind: zero is a row of zeros; no model, token or token_id beside it would be right")
-        if self.kind == "model_token" and (self.model is None or (self.token is None) == (self.token_id is None)):
-            raise ValueError("kind: model_token needs a model, and one of token and token_id")
+        if self.kind == "model_token" and self.model is None:
+            raise ValueError("kind: model_token needs a model")
+        if self.token is not None and self.token_id is not None:
+            raise ValueError("token and token_id are two rows; one of them would be right")
         return self
 
 
 class TokenSection(Section):
     """Where one token gets its row. The bare name of a model stands for `{source: name}`."""
 
-    source: str | TokenRowSection | None = Field(
+    source: TokenRowSection | None = Field(
         default=None,
         description="The row: a model's name (base among them), {kind: zero}, or {kind: model_token, model, token}. "
         "Default: as for tokens that are not listed.",
@@ -46,8 +49,12 @@ class TokenSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _by_name(cls, value: Any) -> Any:
-        """`math` → `{source: math}`; an empty entry only adds the token."""
-        return {"source": value} if isinstance(value, str) else ({} if value is None else value)
+        """`math` → `{source: math}` → that model's own row; an empty entry only adds the token."""
+        if value is None or isinstance(value, str):
+            value = {} if value is None else {"source": value}
+        if isinstance(value, dict) and isinstance(value.get("source"), str):
+            return {**value, "source": {"kind": "model_token", "model": value["source"]}}
+        return value
 
 
 class TokenizerSection(Section):
@@ -78,23 +85,13 @@ class TokenizerSection(Section):
 
 def vocabulary_of(section: TokenizerSection | None) -> VocabularyChoice | None:
     """What the engine is told about the output's vocabulary; None: nothing beyond `vocab`."""
-    from mats.checkpoints.vocabulary import VocabularyChoice
+    from mats.checkpoints.vocabulary import TokenRule, TokenSource, VocabularyChoice
 
     if section is None:
         return None
-    rules = {token: _rule(entry) for token, entry in section.tokens.items()}
+    rules = {}
+    for token, entry in section.tokens.items():
+        row = entry.source
+        source = None if row is None else TokenSource(row.model, row.token, row.token_id)
+        rules[token] = TokenRule(source, entry.force)
     return VocabularyChoice(section.source, rules, section.pad_to_multiple_of)
-
-
-def _rule(entry: TokenSection) -> TokenRule:
-    from mats.checkpoints.vocabulary import TokenRule
-
-    return TokenRule(_source(entry.source), entry.force)
-
-
-def _source(written: str | TokenRowSection | None) -> TokenSource | None:
-    from mats.checkpoints.vocabulary import TokenSource
-
-    if written is None or isinstance(written, str):
-        return None if written is None else TokenSource(written)
-    return TokenSource(written.model, written.token, written.token_id)
