@@ -34,9 +34,9 @@ class SceSettings(ElementwiseSettings):
     )
 
     @property
-    def holds_all_models(self) -> bool:
+    def copies_per_model(self) -> int:
         """The variance over models needs all of them."""
-        return True
+        return 1
 
     def build(self, model_weights: Sequence[float]) -> SceMerge:
         """The merge of so many models."""

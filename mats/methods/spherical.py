@@ -5,7 +5,8 @@ With φ the angle between a and b,
     slerp(a, b; t) = sin((1 − t) φ) / sin φ · a + sin(t φ) / sin φ · b
 
 (K. Shoemake, Animating rotation with quaternion curves, 1985, section 3.3). Lengths are not made equal first: the two
-coefficients depend on the angle alone. Where the two are all but parallel, and where one is 0, the chord is taken.
+coefficients depend on the angle alone. Where the two are all but parallel the chord is taken, and a vector of zeros
+counts as orthogonal to every other (mergekit's convention: what only one of two models changed comes with sin).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def interpolate_(
     inner = (first * second).sum(dims, keepdim=True, dtype=torch.float64)
     lengths = [torch.linalg.vector_norm(each, dim=dims, keepdim=True, dtype=torch.float64) for each in (first, second)]
     cosine = inner / (lengths[0] * lengths[1]).clamp_min_(SMALLEST_LENGTH**2)
-    chord = (cosine.abs() > parallel) | (lengths[0] < SMALLEST_LENGTH) | (lengths[1] < SMALLEST_LENGTH)
+    chord = cosine.abs() > parallel
     angle = torch.arccos(torch.where(chord, torch.zeros_like(cosine), cosine))
     share_first = torch.where(chord, 1.0 - place, torch.sin((1.0 - place) * angle) / torch.sin(angle))
     share_second = torch.where(chord, place, torch.sin(place * angle) / torch.sin(angle))

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from mats.errors import RecipeError
 from mats.recipes.faults import explain
 from mats.recipes.layers import Layer, load_layers, named_models
+from mats.recipes.mergekit.schema import is_merge_file
 from mats.recipes.overrides import apply_overrides
 from mats.recipes.presets import below_preset
 from mats.recipes.schema import Recipe
@@ -41,6 +42,9 @@ def recipe_from(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recip
 
 def check_layer(layer: Layer, overrides: Sequence[str]) -> Recipe:
     """Apply the overrides and the preset, and check everything against the schema."""
+    if is_merge_file(layer.data):
+        where = layer.origin(("merge_method",))
+        raise RecipeError([f"{where}: merge_method: a merge file of mergekit; mats merge FILE OUT reads those"])
     layer, faults = apply_overrides(layer, overrides, Recipe)
     layer, preset_faults = below_preset(layer)
     faults += preset_faults

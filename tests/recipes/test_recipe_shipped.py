@@ -7,12 +7,16 @@ from pathlib import Path
 import pytest
 
 from mats.data import load_spec
+from mats.errors import RecipeError
 from mats.methods.published import published_settings
 from mats.recipes import load_recipe
+from mats.recipes.mergekit import read_merge_file
 from mats.recipes.requests import reads_metadata
+from mats.yaml_reader import read_yaml
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted((ROOT / "configs" / "recipes").rglob("*.yaml"))
+MERGE_FILES = sorted((ROOT / "configs" / "recipes" / "mergekit").glob("*.yaml"))
+RECIPES = sorted(set((ROOT / "configs" / "recipes").rglob("*.yaml")) - set(MERGE_FILES))
 
 
 def test_all_recipes_are_found() -> None:
@@ -31,6 +35,14 @@ def test_a_shipped_recipe_is_valid(path: Path) -> None:
         assert model.data is not None
         if not model.data.startswith("exp_out/"):
             assert {recipe.curvature.split, recipe.evaluate.split} <= set(load_spec(ROOT / model.data).split_names)
+
+
+@pytest.mark.parametrize("path", MERGE_FILES, ids=[path.name for path in MERGE_FILES])
+def test_a_shipped_merge_file_is_valid(path: Path) -> None:
+    assert len(MERGE_FILES) == 4
+    assert read_merge_file(read_yaml(path)).method in ("ties", "slerp", "passthrough", "mats")
+    with pytest.raises(RecipeError, match="mats merge FILE OUT reads those"):
+        load_recipe(path)
 
 
 def test_outputs_differ() -> None:

@@ -129,7 +129,9 @@ def read_merge_file(file: YamlFile) -> MergeFile:
     faults = FileFaults(file.path, file.lines)
     faults.check_keys(file.data, (), TOP_KEYS, TOP_HINTS)
     method = _method(file.data, faults)
-    faults.raise_any()  # without a method nothing below can be judged
+    if method is None:
+        faults.raise_any()  # without a method nothing below can be judged
+    assert method is not None
     reader = _Reader(faults, FORMS.get(method), method)
     base = read_reference(file.data["base_model"], ("base_model",), faults) if file.data.get("base_model") else None
     modules = reader.modules(file.data)
@@ -149,19 +151,19 @@ def read_merge_file(file: YamlFile) -> MergeFile:
     return MergeFile(file, method, modules, base, parameters, dtype, unmatched == "base", settings)
 
 
-def _method(data: Mapping[str, Any], faults: FileFaults) -> str:
+def _method(data: Mapping[str, Any], faults: FileFaults) -> str | None:
+    """The word under merge_method; None, with a fault noted, where it means nothing here."""
     method = data.get("merge_method")
-    if not isinstance(method, str):
-        faults.add(("merge_method",), f"received {method!r}; one of {', '.join(FORMS)} would be right")
-        return ""
     own = [name for name in method_names() if name not in FORMS]
+    if isinstance(method, str) and (method in FORMS or method in own):
+        return method
     if method in NOT_SUPPORTED:
         faults.add(("merge_method",), f"{method!r} is not supported; one of {', '.join(FORMS)} would be right")
-    elif method not in FORMS and method not in own:
-        near = difflib.get_close_matches(method.replace("-", "_").lower(), [*FORMS, *own], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join([*FORMS, *own])} would be right"
-        faults.add(("merge_method",), f"received {method!r}; {hint}")
-    return method
+        return None
+    near = difflib.get_close_matches(str(method).replace("-", "_").lower(), [*FORMS, *own], n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join([*FORMS, *own])} would be right"
+    faults.add(("merge_method",), f"received {method!r}; {hint}")
+    return None
 
 
 def _dtype(data: Mapping[str, Any], faults: FileFaults) -> str | None:
