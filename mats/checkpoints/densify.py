@@ -6,6 +6,7 @@ leave half made.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -105,7 +106,8 @@ def _refuse_quantised(base: Checkpoint) -> None:
 def _dtype_of(base: Checkpoint, places: Places, name: str, part: Dense, wider: torch.dtype | None) -> torch.dtype:
     own = base.tensors.get(places.untied.get(name, name).removeprefix(places.prefix))
     if own is not None:
-        return own.dtype if wider is None or not own.dtype.is_floating_point else torch.promote_types(own.dtype, wider)
+        widen = wider is not None and own.dtype.is_floating_point and own.dtype.itemsize < wider.itemsize
+        return wider if widen and wider is not None else own.dtype
     assert isinstance(part, Plain), "what the base lacks comes from the adapter as it is"
     return part.stored.file.infos[part.stored.name].dtype
 
@@ -131,7 +133,7 @@ class _DenseFile:
         self.path = path
         self.infos = {name: TensorInfo(name, dtypes[name], part.shape) for name, part in parts.items()}
         self._parts = parts
-        self._last: tuple[str, Rows] | None = None  # read and replaced whole, so threads at worst prepare twice
+        self._last = threading.local()  # each thread keeps the factors of the tensor that it is reading
 
     def load(self, name: str, start: int, out: Tensor) -> None:
         """Fill `out` with the elements of `name` from index `start` on, each rounded once."""
@@ -150,11 +152,12 @@ class _DenseFile:
 
     def close(self) -> None:
         """Let the last factors go; the files below are closed by whoever opened them."""
-        self._last = None
+        self._last = threading.local()
 
     def _rows_of(self, name: str) -> Rows:
-        last = self._last
-        if last is None or last[0] != name:
-            last = (name, self._parts[name].prepare())
-            self._last = last
-        return last[1]
+        if getattr(self._last, "name", None) != name:
+            self._last.name, self._last.rows = None, None  # let go before the next is made
+            self._last.rows = self._parts[name].prepare()
+            self._last.name = name
+        rows: Rows = self._last.rows
+        return rows

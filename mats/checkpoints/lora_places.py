@@ -115,8 +115,14 @@ class Places:
             embedding: whether it is an embedding, not an output head.
 
         Raises:
-            InputsMismatch: an embedding that is shared by others.
+            InputsMismatch: an embedding that is shared by others, or by a class unknown here perhaps is.
         """
+        may_tie = (self.base.config or {}).get("tie_word_embeddings") is not False
+        if not self.skeleton.known and may_tie and not any(self.stored(head) for head in HEADS):
+            raise InputsMismatch(
+                f"{who}: adapts {name}, and whether the base {self.base.name} ties an output head to it cannot be told:"
+                " its config.json names no class of transformers; tie_word_embeddings: false there would be right if not"
+            )
         twins = self.skeleton.twins(name)
         if not embedding and any(self.stored(other) for other in twins):
             return  # an embedding is stored too, and names that are not follow it

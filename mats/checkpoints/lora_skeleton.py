@@ -23,10 +23,12 @@ class Skeleton:
     Attributes:
         tied: groups of names that are one parameter, in files' names.
         stored: name in memory → name in files, where the two differ.
+        known: whether transformers has the class, so that what is not here is not so.
     """
 
     tied: tuple[tuple[str, ...], ...]
     stored: Mapping[str, str]
+    known: bool = True
 
     def twins(self, name: str) -> tuple[str, ...]:
         """The other names of the parameter `name`."""
@@ -36,7 +38,7 @@ class Skeleton:
 def skeleton_of(config: Mapping[str, Any] | None) -> Skeleton:
     """The skeleton of the class that a `config.json` names; an empty one where transformers has no such class."""
     if not config or not config.get("architectures") or config.get("auto_map"):
-        return Skeleton((), {})
+        return Skeleton((), {}, known=False)
     return _build(json.dumps(config, sort_keys=True, default=str))
 
 
@@ -48,7 +50,7 @@ def _build(text: str) -> Skeleton:
     config = json.loads(text)
     model_class = getattr(transformers, str(config["architectures"][0]), None)
     if model_class is None:
-        return Skeleton((), {})
+        return Skeleton((), {}, known=False)
     with torch.device("meta"):
         model = model_class(model_class.config_class.from_dict(config))
     model.tie_weights()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,28 @@ def test_r07_one_of_several_tied_embeddings_is_refused(tmp_path: Path) -> None:
         dense(tmp_path)
 
 
+def test_r07_a_tie_that_cannot_be_looked_up_is_not_guessed(tmp_path: Path) -> None:
+    save_pair(tmp_path, lambda: tiny.llama(True), peft.LoraConfig(target_modules=["embed_tokens"], **PLAIN))
+    assert set(dense(tmp_path).untied) == {"lm_head.weight"}
+    file = tmp_path / "base" / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "architectures": ["AClassOfItsOwn"]}))
+    with pytest.raises(InputsMismatch, match="ties an output head to it cannot be told"):
+        dense(tmp_path)
+    file.write_text(json.dumps({**config, "architectures": ["AClassOfItsOwn"], "tie_word_embeddings": False}))
+    assert set(dense(tmp_path).untied) == set()
+
+
+def test_two_threads_read_two_tensors(tmp_path: Path) -> None:
+    adapted = save_pair(tmp_path, tiny.bert, peft.LoraConfig(target_modules=["query", "dense"], **PLAIN))
+    model = dense(tmp_path)
+    names = [name for name in sorted(model.changed) if name.endswith(".weight")] * 10
+    with ThreadPoolExecutor(4) as pool:
+        for name, tensor in zip(names, pool.map(model.read, names), strict=True):
+            expected = effective_weight(adapted, name.removesuffix(".weight"))
+            torch.testing.assert_close(tensor, expected, rtol=1e-9, atol=1e-9)
+
+
 def test_saved_embedding_leaves_its_head_alone(tmp_path: Path) -> None:
     """`modules_to_save` copies the module, so the tied head keeps the base's weight."""
     config = peft.LoraConfig(target_modules=["c_attn"], modules_to_save=["wte"], **PLAIN)
@@ -131,7 +155,7 @@ def test_r26_nothing_is_written_and_nothing_is_kept(tmp_path: Path) -> None:
 
 
 class FailingBase(Checkpoint):
-    """A base whose disk fails on the second piece that is read."""
+    """A base whose disk fails."""
 
     def __init__(self, base: Checkpoint) -> None:
         file = _FailingFile({name: base.place(name) for name in base.tensors})
