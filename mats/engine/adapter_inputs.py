@@ -8,6 +8,7 @@ from types import TracebackType
 
 from mats.checkpoints import open_checkpoint
 from mats.checkpoints.lora import LoraAdapter, LoraModule, as_lora
+from mats.checkpoints.lora_places import Places
 from mats.checkpoints.tensors import natural_order
 from mats.engine.request import MergeRequest
 from mats.errors import InputsMismatch, ShapeMismatch
@@ -47,6 +48,21 @@ class AdapterInputs:
         """Module → each adapter's update of it, None where it has none; in natural order."""
         every = sorted({name for adapter in self.adapters for name in adapter.modules}, key=natural_order)
         return {name: tuple(adapter.modules.get(name) for adapter in self.adapters) for name in every}
+
+    @cached_property
+    def _places(self) -> Places | None:
+        return None if self.base is None else Places.of(self.base, self.modules)
+
+    def shown(self, name: str) -> str:
+        """What a merge calls a tensor of the adapters' model: as the base's file does, where there is a base.
+
+        transformers renames parameters on loading, and adapters follow the loaded model.
+        """
+        return name if self._places is None else self._places.shown(name)
+
+    def stored(self, name: str) -> str | None:
+        """What the base's file calls a tensor of the adapters' model; None without a base, or where it has none."""
+        return None if self._places is None else self._places.stored(name)
 
     @property
     def weight_decomposed(self) -> tuple[str, ...]:

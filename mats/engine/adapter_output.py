@@ -91,12 +91,12 @@ class AdapterOutput:
         shown = self._shown(inputs)
         targets: dict[str, tuple[ModulePlan, Literal["weight", "bias"]]] = {}
         for part in self.plan.modules:
-            if part.weight not in shown:
+            if f"{part.name}.weight" not in shown:
                 raise InputsMismatch(
                     f"{part.weight}: the base {self.base.name} ties it to another tensor and stores it under no name "
                     "of its own; adapters: output: dense keeps both"
                 )
-            targets[shown[part.weight]] = (part, "weight")
+            targets[shown[f"{part.name}.weight"]] = (part, "weight")
             if self.plan.skeleton[part.name].bias is not None:
                 targets[shown[f"{part.name}.bias"]] = (part, "bias")
         return targets

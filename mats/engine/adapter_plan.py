@@ -8,6 +8,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -32,7 +33,8 @@ class ModulePlan:
     """One module of the output.
 
     Attributes:
-        name: of the module in the base.
+        name: of the module, as the adapters call it.
+        weight: what it changes, as the merge calls it.
         updates: of the adapters that have it and whose coefficient is not 0.
         coefficients: κ_i of these.
         shape: (out, in) of B A.
@@ -40,16 +42,12 @@ class ModulePlan:
     """
 
     name: str
+    weight: str
     updates: tuple[LoraModule, ...]
     coefficients: tuple[float, ...]
     shape: tuple[int, int]
     rank: int
     scaling: float
-
-    @property
-    def weight(self) -> str:
-        """The weight that it changes."""
-        return f"{self.name}.weight"
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ def plan_sums(
     combine = settings.combine if settings.combine != "auto" else ("svd" if settings.rank else "exact")
     dtype = resolve_dtype(inputs.request.dtype)
     modules = tuple(
-        _module_plan(inputs, name, row, by_name[f"{name}.weight"], combine, settings)
+        _module_plan(inputs, name, row, by_name[inputs.shown(f"{name}.weight")], combine, settings)
         for name, row in inputs.modules.items()
     )
     biased = any(update.bias is not None for part in modules for update in part.updates)
@@ -149,7 +147,7 @@ def plan_cuts(inputs: AdapterInputs, settings: AdapterSettings, dense: Mapping[s
         present = [update for update in row if update is not None]
         shape = canonical_shape(present[0])
         rank = min(settings.rank or max(update.rank for update in present), *shape)
-        modules.append(ModulePlan(name, (), (), shape, rank, 1.0))
+        modules.append(ModulePlan(name, inputs.shown(f"{name}.weight"), (), (), shape, rank, 1.0))
     biased = any(update is not None and update.bias is not None for row in inputs.modules.values() for update in row)
     skeleton = {part.name: _skeleton(inputs, part, dtype, biased) for part in modules}
     saved = plan_kept(inputs, dense, dtype)
@@ -180,20 +178,21 @@ def _module_plan(
     ]
     updates, factors = tuple(update for update, _ in taking_part), tuple(factor for _, factor in taking_part)
     shape = next(canonical_shape(update) for update in row if update is not None)
+    planned = partial(ModulePlan, name, inputs.shown(f"{name}.weight"), updates, factors, shape)
     if by_factors:
         form = cast(FactorForm, combine)
         check_factors(form, [(update.rank, update.scaling) for update in updates])
         factor_weights(form, factors, [update.scaling for update in updates], settings.negate)
         scaling = 1.0 if form == "peft_linear" else updates[0].scaling
-        return ModulePlan(name, updates, factors, shape, updates[0].rank, scaling)
+        return planned(updates[0].rank, scaling)
     if combine == "svd":
         wanted = settings.rank or max(update.rank for update in row if update is not None)
         rank = max(1, min(wanted, sum(update.rank for update in updates), *shape))
-        return ModulePlan(name, updates, factors, shape, rank, 1.0)
+        return planned(rank, 1.0)
     if settings.reduce:
-        return ModulePlan(name, updates, factors, shape, reduced(total_update(updates, factors, shape)).rank, 1.0)
+        return planned(reduced(total_update(updates, factors, shape)).rank, 1.0)
     scaling = factors[0] * updates[0].scaling if len(updates) == 1 else 1.0
-    return ModulePlan(name, updates, factors, shape, sum(update.rank for update in updates) or 1, scaling)
+    return planned(sum(update.rank for update in updates) or 1, scaling)
 
 
 def total_update(updates: Sequence[LoraModule], coefficients: Sequence[float], shape: tuple[int, int]) -> LowRank:
@@ -229,7 +228,7 @@ def _blank(shape: tuple[int, ...], dtype: torch.dtype) -> Lazy:
 
 def _absent(inputs: AdapterInputs) -> dict[str, tuple[str, ...]]:
     lacking = {
-        model: tuple(f"{name}.weight" for name, row in inputs.modules.items() if row[index] is None)
+        model: tuple(inputs.shown(f"{name}.weight") for name, row in inputs.modules.items() if row[index] is None)
         for index, model in enumerate(inputs.names)
     }
     return {model: names for model, names in lacking.items() if names}

@@ -28,7 +28,8 @@ class SavedPlan:
     """One tensor of the output that is stored whole.
 
     Attributes:
-        name: in the base.
+        name: as the adapters call it.
+        stored: as the base's file does; None where it has no such tensor.
         placeholder: its shape and dtype in the output.
         parts: what is summed, with coefficients.
         rest: the base's coefficient.
@@ -39,6 +40,7 @@ class SavedPlan:
     placeholder: Lazy
     parts: tuple[tuple[Lazy, float], ...]
     rest: float
+    stored: str | None = None
     head: bool = False
 
     def merged(self, base: Checkpoint | None) -> Tensor:
@@ -51,7 +53,8 @@ class SavedPlan:
             total.add_(part.read(), alpha=factor)
         if self.rest != 0:
             assert base is not None, "the plan has asked for the base"
-            total.add_(base.read(self.name), alpha=self.rest)
+            assert self.stored is not None, "the plan has found it there"
+            total.add_(base.read(self.stored), alpha=self.rest)
         return total
 
 
@@ -76,7 +79,7 @@ def plan_saved(
     """
     plans = []
     for name in saved_names(inputs):
-        coefficients = _of_head(inputs, name) or by_name[name]
+        coefficients = _of_head(inputs, name) or by_name[inputs.shown(name)]
         holders = [
             (model, adapter.other[name], factor)
             for model, adapter, factor in zip(inputs.names, inputs.adapters, coefficients, strict=True)
@@ -93,7 +96,8 @@ def plan_saved(
             _check_base(inputs, name, model, first)
         kept = dtype if dtype is not None and is_mergeable(first.dtype) else first.dtype
         parts = tuple((content, factor) for _, content, factor in holders)
-        plans.append(SavedPlan(name, Lazy(first.shape, kept, first.read), parts, rest, _is_kept_apart(inputs, name)))
+        placeholder = Lazy(first.shape, kept, first.read)
+        plans.append(SavedPlan(name, placeholder, parts, rest, inputs.stored(name), head=_is_kept_apart(inputs, name)))
     return tuple(plans)
 
 
@@ -158,12 +162,13 @@ def _check_base(inputs: AdapterInputs, name: str, model: str, first: Lazy) -> No
     why = f"model {model}: saves {name} whole, and its merged value takes the base's with it"
     if inputs.base is None:
         raise RequestError(f"{why}; `base:` would be right, or `heads:` for a head")
-    if name not in inputs.base.tensors:
+    stored = inputs.stored(name)
+    if stored is None:
         raise RequestError(
             f"{why}, which {inputs.base.name} does not have; `heads:` keeps a head out of the merge, and an average of "
             "adapters that all save it needs no base"
         )
-    _check_shape(name, f"model {model}", first.shape, "the base", inputs.base.tensors[name].shape)
+    _check_shape(name, f"model {model}", first.shape, "the base", inputs.base.tensors[stored].shape)
 
 
 def _check_shape(name: str, here: str, shape: tuple[int, ...], there: str, expected: tuple[int, ...]) -> None:

@@ -88,7 +88,8 @@ def _opened(request: MergeRequest) -> Iterator[tuple[AdapterInputs, AdapterPlan,
         yield None
         return
     with AdapterInputs(request) as inputs:
-        names = [*(f"{module}.weight" for module in inputs.modules), *saved_names(inputs)]
+        own = [*(f"{module}.weight" for module in inputs.modules), *saved_names(inputs)]
+        names = [inputs.shown(name) for name in own]
         by_name = coefficients_by_name(request, names)
         dense = _why_dense(inputs, linear=by_name is not None)
         if dense is not None and settings.combine not in ("auto", "svd"):

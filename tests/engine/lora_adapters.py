@@ -17,7 +17,9 @@ from mats.methods.adapter_settings import AdapterSettings
 def make_base(root: Path, family: str = "t5") -> Path:
     """A base of `family` on disk."""
     if not (root / "base").exists():
-        save(make_model(family, 0), root / "base")
+        model = make_model(family, 0)
+        model.config.architectures = [type(model).__name__]
+        save(model, root / "base")
     return root / "base"
 
 
