@@ -106,8 +106,9 @@ def _refuse_quantised(base: Checkpoint) -> None:
 def _dtype_of(base: Checkpoint, places: Places, name: str, part: Dense, wider: torch.dtype | None) -> torch.dtype:
     own = base.tensors.get(places.untied.get(name, name).removeprefix(places.prefix))
     if own is not None:
-        widen = wider is not None and own.dtype.is_floating_point and own.dtype.itemsize < wider.itemsize
-        return wider if widen and wider is not None else own.dtype
+        if wider is None or not own.dtype.is_floating_point or own.dtype.itemsize >= wider.itemsize:
+            return own.dtype
+        return wider
     assert isinstance(part, Plain), "what the base lacks comes from the adapter as it is"
     return part.stored.file.infos[part.stored.name].dtype
 

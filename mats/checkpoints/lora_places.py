@@ -121,7 +121,7 @@ class Places:
         if not self.skeleton.known and may_tie and not any(self.stored(head) for head in HEADS):
             raise InputsMismatch(
                 f"{who}: adapts {name}, and whether the base {self.base.name} ties an output head to it cannot be told:"
-                " its config.json names no class of transformers; tie_word_embeddings: false there would be right if not"
+                " its config.json names no class of transformers; tie_word_embeddings: false there says no"
             )
         twins = self.skeleton.twins(name)
         if not embedding and any(self.stored(other) for other in twins):
