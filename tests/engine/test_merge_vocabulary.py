@@ -278,6 +278,23 @@ def test_r12_vocab_report(tmp_path: Path) -> None:
     assert any("<more6>" in note or "… (7)" in note for note in result.report["notes"])
 
 
+def test_the_output_has_one_chat_template(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    base = worded(tmp_path, "base", "ab")
+    models = [worded(tmp_path, name, "ab", seed=1) for name in ("one", "two")]
+    talk = [{"role": "user", "content": "a"}]
+    text = "{{ 'SAID ' + messages[0]['content'] }}"
+    for model in models:
+        save_tokenizer(model.path, word_tokenizer([*SPECIAL, "a", "b"]), chat_template=text)
+    for number, (given, said) in enumerate((("chatml", "<|im_start|>user\na<|im_end|>\n"), ("auto", "SAID a"))):
+        path = merge(wanted(tmp_path / f"out{number}", base, *models, chat_template=given)).path
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        assert tokenizer.apply_chat_template(talk, tokenize=False) == said
+    plain = merge(wanted(tmp_path / "plain", base, *models)).path
+    assert AutoTokenizer.from_pretrained(plain).chat_template is None  # the base's tokenizer has none
+
+
 # -- tied and untied heads ---------------------------------------------------------------------------------------------
 
 
