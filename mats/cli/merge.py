@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -86,7 +87,6 @@ def merge(
             show_default=False,
         ),
     ] = None,
-    as_json: JsonOption = False,
     from_dem: Annotated[
         bool,
         typer.Option(
@@ -95,6 +95,7 @@ def merge(
             "several merges, OUT/<combination_id>/<constants>.",
         ),
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Merge the models of a recipe into one folder that from_pretrained loads, with a report.
 
@@ -142,18 +143,20 @@ def _show_plans(requests: Sequence[MergeRequest], *, as_json: bool) -> None:
         print_lines([line for plan in plans for line in plan["lines"]])
 
 
+def _carry_out(requests: Sequence[MergeRequest], *, as_json: bool) -> None:
+    from mats.cli.printing import print_json, print_lines, print_rich
+    from mats.cli.progress_display import progress_display
     from mats.engine.merging import merge as merge_models
     from mats.reporting import summary, validate_report
 
-    if dry_run:
-        plan = _plan(request)
-        if as_json:
-            print_json({key: value for key, value in plan.items() if key != "lines"})
-        else:
-            print_lines(plan["lines"])
-        return
-    with progress_display(as_json=as_json) as progress:
-        result = merge_models(request, progress)
+    told = []
+    for request in requests:
+        with progress_display(as_json=as_json) as progress:
+            result = merge_models(request, progress)
+        told.append(_summary(result))
+        if not as_json:
+            print_rich(summary(validate_report(result.report)))
+            print_lines([str(result.path)])
     if as_json:
         print_json(told[0] if len(told) == 1 else {"merges": told})
     elif not told:
