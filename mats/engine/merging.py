@@ -21,7 +21,7 @@ from mats.engine.adapter_output import AdapterOutput, LowRankWriter
 from mats.engine.adapters import merge_sums
 from mats.engine.auto_scale import AutoScales, scales_for
 from mats.engine.belonging import check_fingerprints
-from mats.engine.cross_validation import choose_strength
+from mats.engine.cross_validation import StrengthCurve, choose_strength
 from mats.engine.describing import build_report, build_run_info, describe_plan, recipe_of
 from mats.engine.devices import resolve_device
 from mats.engine.identity import merge_identity
@@ -72,7 +72,7 @@ def merge(request: MergeRequest, progress: Progress | None = None) -> MergeResul
     """
     progress = progress or Silent()
     started = time.time()
-    _refuse_existing(request)
+    refuse_existing(request)
     if (sums := merge_sums(request, progress)) is not None:
         return MergeResult(*sums)
     request, curve = choose_strength(request, progress)
@@ -84,18 +84,14 @@ def merge(request: MergeRequest, progress: Progress | None = None) -> MergeResul
             progress.note(line)
         fingerprints = check_fingerprints(inputs, progress)
         scales = scales_for(inputs, plan, progress)
-        with _open_writer(inputs, plan, adapter) as writer, _open_snapshots(inputs, plan, writer) as snapshots:
+        with open_writer(inputs, plan, adapter) as writer, _open_snapshots(inputs, plan, writer) as snapshots:
             try:
                 _do(inputs, plan, scales, writer, snapshots, progress)
                 if isinstance(writer, LowRankWriter):
                     writer.write_heads()
                 report = build_report(inputs, plan, dict(writer.notes), fingerprints)
-                report |= {} if adapter is None else adapter.told()
-                report |= (
-                    {} if scales is None else scales.told(report["notes"], [model.name for model in request.models])
-                )
-                report |= {} if curve is None else {"cross_validation": curve.told()}
-                _write_companions(inputs, writer.folder, report, build_run_info(request, started), adapter)
+                report |= _told(inputs, report["notes"], scales, curve, adapter)
+                write_companions(inputs, writer.folder, report, build_run_info(request, started), adapter)
                 snapshots.finish(report)
             except HOPELESS:
                 snapshots.discard()
@@ -112,13 +108,29 @@ def merge(request: MergeRequest, progress: Progress | None = None) -> MergeResul
     return MergeResult(path, report)
 
 
-def _refuse_existing(request: MergeRequest) -> None:
+def _told(
+    inputs: MergeInputs,
+    notes: list[str],
+    scales: AutoScales | None,
+    curve: StrengthCurve | None,
+    adapter: AdapterOutput | None,
+) -> dict[str, Any]:
+    """What the report says beside tensors: scales and strengths that were chosen, and how an adapter was made."""
+    return {
+        **({} if scales is None else scales.told(notes, list(inputs.model_names))),
+        **({} if curve is None else {"cross_validation": curve.told()}),
+        **({} if adapter is None else adapter.told()),
+    }
+
+
+def refuse_existing(request: MergeRequest) -> None:
     """Said before anything long begins; the writer says it again when it matters."""
     if not request.overwrite and (request.output.exists() or request.output.is_symlink()):
         raise OutputExists(f"{request.output}: exists already; choose another output or pass --overwrite")
 
 
-def _open_writer(inputs: MergeInputs, plan: MergePlan, adapter: AdapterOutput | None) -> CheckpointWriter:
+def open_writer(inputs: MergeInputs, plan: MergePlan, adapter: AdapterOutput | None) -> CheckpointWriter:
+    """The writer of the output, or of the adapter that the merge becomes; it takes up partial work of this request."""
     request = inputs.request
     if adapter is not None:
         return LowRankWriter(adapter, inputs, merge_identity(inputs, plan))
@@ -152,13 +164,14 @@ def _do(
     solve_groups(inputs, plan, loader, writer, snapshots, progress)
 
 
-def _write_companions(
+def write_companions(
     inputs: MergeInputs,
     folder: Path,
     report: dict[str, Any],
     run_info: dict[str, Any],
     adapter: AdapterOutput | None,
 ) -> None:
+    """Write into `folder` what belongs beside the weights: configuration, tokenizer, recipe, report."""
     if adapter is not None:
         adapter.write_configuration(folder)
     else:

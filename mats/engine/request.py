@@ -191,3 +191,14 @@ class MergeRequest:
             self.vocabulary.check(tuple(model.name for model in self.models), base=self.base is not None)
         if self.chat_template is not None:
             check_chat_template(self.chat_template)
+        whole = {
+            "vocab": self.vocabulary,
+            "chat_template": self.chat_template,
+            "slices": self.arrangement,
+            "settings by tensor": self.assignments or None,
+        }
+        for key, value in whole.items():
+            if self.makes_adapter and value is not None:
+                raise RequestError(
+                    f"{key}: is about a whole model, and adapters gives an adapter; adapters: output: dense would do"
+                )

@@ -331,6 +331,11 @@ def test_refusals(tmp_path: Path, method: Any, settings: dict[str, Any], message
         plan_merge(request_of(folders, [1.0, 1.0], tmp_path / "out", method, settings))
 
 
+def test_what_is_about_whole_models_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="chat_template: is about a whole model, and adapters gives an adapter"):
+        request_of({"a": tmp_path}, [1.0], tmp_path / "out", SUM, chat_template="chatml")
+
+
 def test_adapters_that_do_not_fit_are_refused_with_both_sides(tmp_path: Path) -> None:
     a, b = make_lora(tmp_path, "a", 0), make_lora(tmp_path, "b", 1, r=2)
     with pytest.raises(

@@ -142,7 +142,7 @@ def test_forms_refuse_what_they_do_not_mean(form: FactorForm, weights: list[floa
 
 
 def test_different_ranks_and_scalings_are_refused() -> None:
-    with pytest.raises(InputsMismatch, match=r"ranks 4 and 2 .*exact or svd"):
+    with pytest.raises(InputsMismatch, match=r"ranks 4 and 2;.*exact or svd"):
         factor_sum("factorwise", [draw(0), draw(1, rank=2)], [1.0, 1.0])
     with pytest.raises(InputsMismatch, match=r"one scaling for all, and adapters have 1 and 0\.5"):
         factor_sum("linear_only_negate_b", [draw(0), draw(1, scaling=0.5)], [1.0, 1.0])
