@@ -20,7 +20,16 @@ DOCS = Path(__file__).parents[2] / "docs"
 def shown_in_pages() -> list[str]:
     """Lines of shell blocks that start with `mats`, comments taken off."""
     found = []
-    for page in ("adapters.md", "commands.md", "evaluation.md", "recipes.md", "sparsify.md", "sweeps.md", "training.md"):
+    for page in (
+        "adapters.md",
+        "commands.md",
+        "evaluation.md",
+        "mergekit.md",
+        "recipes.md",
+        "sparsify.md",
+        "sweeps.md",
+        "training.md",
+    ):
         for block in re.findall(r"```sh\n(.*?)```", (DOCS / page).read_text(), re.DOTALL):
             found += [line.split("  #")[0].strip() for line in block.splitlines() if line.startswith("mats ")]
     return found

@@ -171,3 +171,73 @@ def test_r17_the_same_bytes_under_any_hash_seed_and_the_donor_is_the_first(tmp_p
         )
     assert outputs[0] == outputs[1]
     assert json.loads(outputs[0]["config.json"])["donor"] == 1
+
+
+def test_the_command_line_plans_and_merges_with_mergekits_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mats.cli.main import main
+
+    paths = family(tmp_path / "llama", layers=2)
+    path = tmp_path / "merge.yaml"
+    path.write_text(yaml.safe_dump(with_paths(CASES["dare_ties_all_kept"], paths)))
+    assert main(["merge", str(path), str(tmp_path / "out"), "--dry-run", "--json", "--device", "cpu"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["method"] == "sparse_task_arithmetic"
+    assert any("random masks come from this program's generator" in note for note in plan["notes"])
+    options = ["--out-shard-size", "2k", "--random-seed", "3", "--device", "cpu", "--json", "parameters.lambda=0"]
+    assert main(["merge", str(path), str(tmp_path / "out"), *options]) == 0
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
+    for name, tensor in tensors_of(paths["base"]).items():
+        assert torch.equal(tensors_of(tmp_path / "out")[name], tensor)
+    assert main(["merge", str(path), "--device", "cpu"]) == 2
+    assert "names no output" in capsys.readouterr().err
+    assert main(["merge", str(path), str(tmp_path / "two"), "--cuda", "--device", "cpu"]) == 2
+    assert "one of the two would be right" in capsys.readouterr().err
+
+
+def test_a_model_named_twice_counts_twice(tmp_path: Path) -> None:
+    paths = family(tmp_path / "llama", layers=2)
+    file = {
+        "merge_method": "linear",
+        "models": [{"model": "m1"}, {"model": "m1"}, {"model": "m2"}],
+        "parameters": {"weight": 1.0},
+    }
+    received = tensors_of(carried_out(file, paths, tmp_path))
+    one, two = tensors_of(paths["m1"]), tensors_of(paths["m2"])
+    for name, tensor in received.items():
+        torch.testing.assert_close(tensor, (2 * one[name] + two[name]) / 3)
+
+
+def test_tokenizer_keys_become_the_requests_own(tmp_path: Path) -> None:
+    paths = family(tmp_path / "llama", layers=2)
+    token = {"kind": "model_token", "model": str(paths["m2"]), "token_id": 3}
+    tokenizer = {
+        "source": str(paths["m1"]),
+        "tokens": {
+            "<a>": {"source": "base"},
+            "<b>": {"source": token, "force": True},
+            "<c>": {"source": {"kind": "zero"}},
+        },
+        "pad_to_multiple_of": 8,
+    }
+    path = tmp_path / "merge.yaml"
+
+    def requested(changes: dict[str, Any]) -> Any:
+        path.write_text(yaml.safe_dump({**with_paths(CASES["ties"], paths), **changes}))
+        return merge_file_request(read_yaml(path), Options(tmp_path / "out"))
+
+    request = requested({"tokenizer": tokenizer, "chat_template": "chatml"})
+    assert request.chat_template == "chatml"
+    assert request.tokenizer is not None
+    assert (request.tokenizer.source, request.tokenizer.pad_to_multiple_of) == ("m1", 8)
+    rules = request.tokenizer.tokens
+    assert rules["<a>"].source.model == "base"
+    assert (rules["<b>"].source.model, rules["<b>"].source.row, rules["<b>"].force) == ("m2", 3, True)
+    assert rules["<c>"].source.model is None
+    assert requested({"tokenizer_source": "union"}).tokenizer.source == "union"
+    assert requested({"tokenizer_source": str(paths["base"])}).tokenizer.source == "base"
+    with pytest.raises(ValueError, match=r"tokenizer\.sauce"):
+        requested({"tokenizer": {"sauce": "base"}})
+    with pytest.raises(ValueError, match=r"tokenizer\.source: 'elsewhere'"):
+        requested({"tokenizer_source": "elsewhere"})
