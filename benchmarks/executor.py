@@ -3,6 +3,7 @@
     python benchmarks/executor.py time                       # four BERT-base-sized fp32 models on their base
     python benchmarks/executor.py time --models 8 --cold
     python benchmarks/executor.py memory --gigabytes 2       # peak memory against layers and against models
+    python benchmarks/executor.py mergekit --mergekit-python PYTHON       # beside mergekit, on the same files
 
 How it measures. Checkpoints are made first, by a process of their own. Every run is a fresh process that imports
 everything, then starts the clock: so times hold no imports, and peak memory (VmHWM) is that of this run alone. The
@@ -11,6 +12,11 @@ the output has, with fsync, which every merge does too. Each merge's floor runs 
 floor after a floor finds the disk idle and is twice as fast. Ratios are medians over these pairs. Files are in
 the page cache unless `--cold` drops them before each run. Results go to benchmarks/results/executor-<mode>.json with
 the environment. Run it on an idle machine: threads that wait for each other suffer most from company.
+
+`mergekit` merges three fp32 Llamas of `--gigabytes` each, and as many of many tiny tensors, by the average, TIES (of
+whole models as published, and of each tensor, as mergekit has it) and DARE. Programs and methods take turns; ratios are
+medians over the turns. mergekit returns before its files are on the disk, mats after: both of mergekit's times are
+given. mergekit's time grows with the square of the number of tensors, so the most tensors are merged by mats alone.
 """
 
 from __future__ import annotations
@@ -26,6 +32,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import against_mergekit
 
 METHODS = ("average", "task_arithmetic", "ties")
 FLOORS = {method: f"floor of {method}" for method in METHODS}  # reads and writes the same bytes, right before it
@@ -151,6 +159,9 @@ def peak_memory() -> int:
 def child(arguments: argparse.Namespace) -> None:
     """One run in this process; prints its result as JSON."""
     output = arguments.folder / "out"
+    if arguments.mode == "child-mergekit":
+        child_beside_mergekit(arguments, output)
+        return
     if arguments.what == "generate":
         generate(arguments.folder, arguments.layers, arguments.models)
         return
@@ -168,14 +179,45 @@ def child(arguments: argparse.Namespace) -> None:
     print(json.dumps({"seconds": seconds, "peak_bytes": peak_memory()}))
 
 
-def in_fresh_process(what: str, folder: Path, layers: int, models: int, *, cold: bool = False) -> dict[str, Any]:
+def child_beside_mergekit(arguments: argparse.Namespace, output: Path) -> None:
+    """As `child`, on the checkpoints that mergekit merges too; with the time that planning alone takes."""
+    if arguments.what in FLOORS.values():
+        started = time.perf_counter()
+        read_and_write(input_files(arguments.folder, against_mergekit.MODELS)[1:], output)
+        print(json.dumps({"seconds": time.perf_counter() - started, "peak_bytes": peak_memory()}))
+        return
+    from mats.engine import merge, plan_merge
+
+    request = against_mergekit.mats_request(arguments.folder, arguments.what, output)
+    started = time.perf_counter()
+    plan_merge(request)
+    planned = time.perf_counter()
+    merge(request)
+    seconds = time.perf_counter() - planned
+    print(json.dumps({"seconds": seconds, "plan_seconds": planned - started, "peak_bytes": peak_memory()}))
+
+
+def measure_mergekit(arguments: argparse.Namespace) -> dict[str, Any]:
+    """See `against_mergekit`."""
+    if arguments.mergekit_python is None:
+        raise SystemExit("mergekit: --mergekit-python is needed: a Python that has mergekit installed")
+
+    def run_child(what: str, folder: Path) -> dict[str, Any]:
+        return in_fresh_process(what, folder, 0, against_mergekit.MODELS, cold=arguments.cold, mode="child-mergekit")
+
+    return against_mergekit.measure_against_mergekit(arguments, run_child)
+
+
+def in_fresh_process(
+    what: str, folder: Path, layers: int, models: int, *, cold: bool = False, mode: str = "child"
+) -> dict[str, Any]:
     """Run `child` and return what it printed; its output is removed, and with `cold` its inputs leave the cache."""
     if cold:
         for path in input_files(folder, models):
             descriptor = os.open(path, os.O_RDONLY)
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             os.close(descriptor)
-    command = [sys.executable, __file__, "child", "--what", what, "--folder", str(folder)]
+    command = [sys.executable, __file__, mode, "--what", what, "--folder", str(folder)]
     command += ["--layers", str(layers), "--models", str(models)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -284,9 +326,16 @@ def environment() -> dict[str, Any]:
     }
 
 
+MODES = {
+    "time": (measure_time, print_time),
+    "memory": (measure_memory, print_memory),
+    "mergekit": (measure_mergekit, against_mergekit.print_against_mergekit),
+}
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("mode", choices=("time", "memory", "child"))
+    parser.add_argument("mode", choices=("time", "memory", "mergekit", "child", "child-mergekit"))
     parser.add_argument("--what", default="floor", help=argparse.SUPPRESS)
     parser.add_argument(
         "--folder", type=Path, default=Path(__file__).parent / "scratch", help="where checkpoints are made and removed"
@@ -294,20 +343,27 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=12, help="encoder layers of 28 MB each (default 12: BERT-base)")
     parser.add_argument("--models", type=int, default=4, help="models to merge (default 4)")
     parser.add_argument("--runs", type=int, default=5, help="runs of which the median is shown (default 5)")
-    parser.add_argument("--gigabytes", type=float, default=2.0, help="memory mode: size of the largest checkpoint (2)")
+    parser.add_argument(
+        "--gigabytes", type=float, default=None, help="size of the largest checkpoint (memory: 2; mergekit: 1)"
+    )
+    parser.add_argument("--mergekit-python", help="mergekit mode: a Python that has mergekit installed")
+    parser.add_argument("--small-tensors", type=int, default=2000, help="mergekit mode: tiny tensors for both (2000)")
+    parser.add_argument("--many-tensors", type=int, default=50000, help="mergekit mode: for mats alone (50000)")
     parser.add_argument("--cold", action="store_true", help="drop inputs from the page cache before each run")
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = parse()
-    if arguments.mode == "child":
+    if arguments.gigabytes is None:
+        arguments.gigabytes = 1.0 if arguments.mode == "mergekit" else 2.0
+    if arguments.mode.startswith("child"):
         child(arguments)
         return
     if arguments.folder.exists():
         raise SystemExit(f"{arguments.folder}: exists already; remove it, or choose another --folder")
     try:
-        measure, show = (measure_time, print_time) if arguments.mode == "time" else (measure_memory, print_memory)
+        measure, show = MODES[arguments.mode]
         result = measure(arguments) | {"environment": environment(), "cold": arguments.cold}
     finally:
         shutil.rmtree(arguments.folder, ignore_errors=True)

@@ -7,6 +7,7 @@ from mats.engine.merging import MergeResult, merge
 from mats.engine.plan import Group, MergePlan, Streamed, System, plan_merge
 from mats.engine.prediction import Prediction, predict
 from mats.engine.request import Heads, MergeRequest, ModelInput, Rule
+from mats.engine.variants import merge_variants
 
 __all__ = [
     "CollectionRequest",
@@ -23,6 +24,7 @@ __all__ = [
     "System",
     "cross_validate",
     "merge",
+    "merge_variants",
     "plan_merge",
     "predict",
     "save_metadata",

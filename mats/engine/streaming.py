@@ -6,12 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mats.checkpoints import CheckpointWriter
 from mats.engine import handing_over
+from mats.engine.devices import resolve_device
 from mats.engine.handing_over import held_bytes
 from mats.engine.inputs import MergeInputs
+from mats.engine.memory import FLOAT, device_memory
 from mats.engine.plan import MergePlan, Streamed, System
 from mats.engine.read_ahead import ReadAhead, Want
 from mats.engine.rounding import rounding_loss
@@ -143,15 +146,36 @@ def _merge_each(
             if merge is None or part.settings is None:
                 merged = next(tensors)
             else:
+                tensors = _on(_device_for(inputs, part), tensors)
                 base = next(tensors) if part.settings.reads_base(inputs.model_names) else None
                 merged = merge.merge(part.name, base, tensors)
                 del base
             size = merged.numel() * merged.element_size()
             shareable = size >= handing_over.SMALLEST_HANDED_OVER and inputs.shareable(part.name)
-            behind.submit(size, partial(_finish, inputs, writer, part, merged), shareable=shareable)
+            shareable = shareable and type(writer) is CheckpointWriter  # others work on what they write
+            behind.submit(size, partial(finish, inputs, writer, part, merged), shareable=shareable)
             del merged, tensors
             if progress is not None:
                 progress.advance()
+
+
+def _device_for(inputs: MergeInputs, part: Streamed) -> torch.device:
+    """Where a tensor is merged: on the request's device, if its method and the memory there allow it.
+
+    All of the device's memory counts, not what is free of it now: the answer must not change from run to run.
+    """
+    device, cpu = resolve_device(inputs.request.device), torch.device("cpu")
+    if device == cpu or part.settings is None or not part.settings.runs_anywhere:
+        return cpu
+    info = inputs.infos[part.name]
+    needed = FLOAT * info.numel * part.settings.copies_held(part.name, info.shape)
+    return device if needed <= device_memory(device) * 3 // 4 else cpu
+
+
+def _on(device: torch.device, tensors: Iterator[Tensor]) -> Iterator[Tensor]:
+    for tensor in tensors:
+        yield tensor.to(device)
+        del tensor  # before the next one is read
 
 
 def _wants(inputs: MergeInputs, parts: Sequence[Streamed]) -> Iterator[Want]:
@@ -171,7 +195,7 @@ def _wants(inputs: MergeInputs, parts: Sequence[Streamed]) -> Iterator[Want]:
             yield want(partial(inputs.read, index, name), shareable=shareable)
 
 
-def _finish(inputs: MergeInputs, writer: CheckpointWriter, part: Streamed, merged: Tensor) -> None:
+def finish(inputs: MergeInputs, writer: CheckpointWriter, part: Streamed, merged: Tensor) -> None:
     """Write a merged tensor with its entry of the report."""
     put(inputs, writer, part.name, merged, note=_entry(inputs, part, merged))
 

@@ -19,6 +19,11 @@ class AverageSettings(ElementwiseSettings):
     needs_base: ClassVar[bool] = False
     method: Literal["average"] = "average"
 
+    @property
+    def runs_anywhere(self) -> bool:
+        """Sums run on any device."""
+        return True
+
     def build(self, model_weights: Sequence[float]) -> AverageMerge:
         """The average of models with these weights."""
         return AverageMerge(model_weights)

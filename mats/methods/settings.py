@@ -106,8 +106,13 @@ class ElementwiseSettings(MethodSettingsBase):
         return self.build(model_weights)
 
     @property
-    def holds_all_models(self) -> bool:
-        """Whether merging a tensor holds that tensor of every model, beside what `copies_held` says."""
+    def copies_per_model(self) -> int:
+        """The same for each model, beside what `copies_held` says: above 0 where one tensor of all models is held."""
+        return 0
+
+    @property
+    def runs_anywhere(self) -> bool:
+        """Whether the merge computes on the device on which its tensors lie; others are given tensors on the CPU."""
         return False
 
     @property

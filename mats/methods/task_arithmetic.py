@@ -35,6 +35,11 @@ class TaskArithmeticSettings(ElementwiseSettings):
         """Automatic scales come from the metadata."""
         return self.scale == "auto"
 
+    @property
+    def runs_anywhere(self) -> bool:
+        """Sums run on any device."""
+        return True
+
     def build(self, model_weights: Sequence[float]) -> TaskArithmeticMerge:
         """Task arithmetic on models with these weights (a negative weight subtracts a task).
 

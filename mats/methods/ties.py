@@ -112,14 +112,20 @@ class TiesSettings(ElementwiseSettings):
         return self
 
     @property
+    def runs_anywhere(self) -> bool:
+        """The published votes under thresholds of whole models, which are found on the CPU."""
+        published = (self.trim, self.trim_scope, self.elect, self.aggregate)
+        return published == ("top_k", "global", "mass", "disjoint_mean")
+
+    @property
     def extra_checkpoints(self) -> tuple[str, ...]:
         """The multitask model, where one elects."""
         return () if self.oracle is None else (self.oracle,)
 
     @property
-    def holds_all_models(self) -> bool:
+    def copies_per_model(self) -> int:
         """A median cannot be taken of one model at a time."""
-        return self.aggregate == "median"
+        return 1 if self.aggregate == "median" else 0
 
     def copies_held(self, name: str, shape: Sequence[int]) -> int:  # noqa: ARG002
         """The common election's four sums, or the float64 votes and sums of the others, beside the tensors read."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -69,6 +69,19 @@ class TiesMerge:
         self._votes: dict[str, int] = {}  # tensor → sum of its elected signs
         self._assumed: dict[str, int] = {}  # tensor with zero votes → the majority sign it was merged with
         self._majority: int | None = None  # the sign of the whole, once everything has been seen
+        self._leader: TiesMerge | None = None
+        self._elected: tuple[str, int | None] | None = None  # the tensor voted on last, and the sign of its zero votes
+
+    def follow(self, leader: TiesMerge) -> bool:
+        """Take cuts and votes from `leader`, which merges each tensor of the same models right before this merge.
+
+        Returns:
+            Whether that can be: only the scales differ.
+        """
+        if leader.weights != self.weights or replace(leader.choices, scale=self.choices.scale) != self.choices:
+            return False
+        self._leader = leader
+        return True
 
     def prepare(
         self,
@@ -92,9 +105,17 @@ class TiesMerge:
         base = require_base("ties", name, base)
         if not is_mergeable(base.dtype):
             return base
+        base = base.to(working_dtype(base.dtype)).contiguous()
+        voted = self if self._leader is None else self._leader
+        if voted is self:
+            self._vote(name, base, models)
+        if voted._elected is None or voted._elected[0] != name:
+            raise RuntimeError(f"{name}: a merge that follows came before the one that it follows")
+        return voted._election.apply_(base.reshape(-1), self.choices.scale, voted._elected[1]).reshape(base.shape)
+
+    def _vote(self, name: str, base: Tensor, models: Iterable[Tensor]) -> None:
         if self.choices.scope == "global" and self.cuts is None:
             raise RuntimeError("TiesMerge.merge was called before TiesMerge.prepare")
-        base = base.to(working_dtype(base.dtype)).contiguous()
         flat = base.reshape(-1)
         election = self._election
         election.begin(flat.numel(), flat.device)
@@ -104,10 +125,12 @@ class TiesMerge:
             norm = self._squared_norm(index, tensor, base, cut)
             election.add(kept_changes(tensor.reshape(-1), flat, cut), self.weights[index], norm)
             del tensor
-        return election.apply_(flat, self.choices.scale, self._zero_sign(name, election)).reshape(base.shape)
+        self._elected = (name, self._zero_sign(name, election))
 
     def deferred(self) -> tuple[str, ...]:
         """The tensors with zero votes that were merged with another majority sign than the whole has."""
+        if self._leader is not None:
+            return self._leader.deferred()
         self._majority = _sign(sum(self._votes.values()))
         return tuple(name for name, assumed in self._assumed.items() if assumed != self._majority)
 

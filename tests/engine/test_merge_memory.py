@@ -58,3 +58,10 @@ def test_elementwise_peak_on_two_gigabytes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_quadratic_peak_on_two_gigabytes(tmp_path: Path) -> None:
     compare(tmp_path, "mats", few=(4, 3), many=(90, 3), size=1280)
+
+
+def test_r19_memory_budget(tmp_path: Path) -> None:
+    """Two models and their base, 480 MB on disk, merge in 100 MB beyond what the imports take. (Vocabularies apart.)"""
+    (peak,) = peaks(tmp_path, "average", 2048, (10, 2))
+    assert peak.rise < 100_000_000
+    assert peak.rise < peak.planned
