@@ -47,6 +47,7 @@ def told(file: dict[str, Any], root: Path) -> str:
         ({"slices": []}, "exactly one of models, slices, modules must be given, not models and slices"),
         ({"models": None}, "exactly one of models, slices, modules must be given, not none of them"),
         ({"base_model": None}, "merge_method ties needs a base_model"),
+        ({"base_model": "base+adapter"}, "base_model: received base+adapter; an adapter on the base itself"),
         ({"dtype": "int64"}, "dtype: received 'int64'; one of float32, float16, bfloat16"),
         ({"name": "part"}, "name: names belong to mergekit-multi"),
         ({"input_model_parameters": {}}, "input_model_parameters: read by no version of mergekit"),

@@ -61,7 +61,7 @@ def test_an_override_below_a_bare_word_keeps_the_word() -> None:
     assert recipe_from(data, ["models.paws.weight=2"]).models[0].path == "x/paws"
     start = {"models": ["a"], "merge": {"init": "ties"}}
     assert recipe_from(start, ["merge.init.density=0.6"]).merge.settings.init.density == 0.6
-    with pytest.raises(RecipeError, match="unknown key 'anhcor'; known: method, preset, rules, .*density"):
+    with pytest.raises(RecipeError, match=r"unknown key 'anhcor'; known: method, preset, rules, .*density"):
         recipe_from(data, ["merge.anhcor=1"])
 
 

@@ -313,6 +313,9 @@ class _Reader:
         needed = self.form is not None and (self.form.base == "required" or self.method == "slerp")
         if needed and base is None and "base_model" not in data:
             self.faults.add((), f"merge_method {self.method} needs a base_model, and the file names none")
+        if base is not None and base.adapter is not None:
+            adapted = "an adapter on the base itself is not supported; write the adapted base to a folder first"
+            self.faults.add(("base_model",), f"received {base}; {adapted} (a merge of it alone, by passthrough)")
         for part in (part for module in modules for part in module.slices):
             written: Any = data
             for key in part.at:
