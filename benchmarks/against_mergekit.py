@@ -36,7 +36,7 @@ def llama_shapes(layers: int, hidden: int, intermediate: int, vocabulary: int) -
 
 def sizes_of(arguments: argparse.Namespace) -> dict[str, dict[str, int]]:
     """Each case's architecture: a large one of about `--gigabytes`, and many small tensors (nine in a layer)."""
-    large = {"hidden": 2048, "intermediate": 5504, "vocabulary": 8000}
+    large = {"hidden": 2048, "intermediate": 5504, "vocabulary": 4000}
     layer = 4 * (4 * large["hidden"] ** 2 + 3 * large["hidden"] * large["intermediate"] + 2 * large["hidden"])
     embeddings = 2 * 4 * large["vocabulary"] * large["hidden"]
     layers = max(1, -(-int(arguments.gigabytes * 1e9 - embeddings) // layer))

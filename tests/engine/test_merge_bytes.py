@@ -138,3 +138,14 @@ def _with_hash_seed(models: Path, tmp_path: Path, seed: int) -> str:
     files = sorted(path.name for path in output.iterdir() if path.is_file() and path.name != "run.json")
     assert set(FILES) <= set(files)
     return " ".join(files + digests(output, *files))
+
+
+def test_r22_clean_output(models: Path, tmp_path: Path) -> None:
+    """A merge over an earlier one with other shards leaves none of its files, nor its index."""
+    output = tmp_path / "out"
+    many = merge(request(models, output, "average", max_shard_bytes=30_000)).path
+    assert len(list(many.glob("model-*.safetensors"))) > 3
+    assert (many / "model.safetensors.index.json").is_file()
+    one = merge(request(models, output, "average", overwrite=True)).path
+    assert [path.name for path in one.glob("model*")] == ["model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
