@@ -338,7 +338,7 @@ def _streaming_bytes(streamed: Sequence[Streamed], inputs: MergeInputs) -> int:
     for part in streamed:
         shape = inputs.infos[part.name].shape
         copies = 1 if part.settings is None else part.settings.copies_held(part.name, shape)
-        copies += len(inputs.models) if part.settings is not None and part.settings.holds_all_models else 0
+        copies += 0 if part.settings is None else part.settings.copies_per_model * len(inputs.models)
         taken.append(FLOAT * copies * inputs.infos[part.name].numel)
     sizes = [FLOAT * inputs.infos[part.name].numel for part in streamed]
     return max(taken) + 2 * most_held(sizes, held_bytes(inputs.request.memory_budget))  # read ahead, and to be written

@@ -45,9 +45,9 @@ class AssignedSettings(ElementwiseSettings):
         return self.settings.copies_held(name, shape)
 
     @property
-    def holds_all_models(self) -> bool:
+    def copies_per_model(self) -> int:
         """As the method says."""
-        return self.settings.holds_all_models
+        return self.settings.copies_per_model
 
     @property
     def extra_checkpoints(self) -> tuple[str, ...]:

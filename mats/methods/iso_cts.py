@@ -37,9 +37,9 @@ class IsoCtsSettings(SpectralSettings):
     )
 
     @property
-    def holds_all_models(self) -> bool:
-        """As float64 matrices; twice the count is made up for by `copies_held`, which counts for decompositions."""
-        return True
+    def copies_per_model(self) -> int:
+        """Task vectors in float64."""
+        return 2
 
     def build(self, model_weights: Sequence[float]) -> IsoCtsMerge:
         """Iso-CTS on models with these weights, which multiply the task vectors."""
@@ -57,7 +57,10 @@ class IsoCtsMerge(SpectralMerge):
         changes = list(task_vectors)
         rank = min(changes[0].shape)
         of_each = _task_components(rank, self.settings.common_share, len(changes))
-        common = leading_components(torch.stack(changes).sum(0), rank - of_each * len(changes))
+        total = changes[0].clone()
+        for change in changes[1:]:
+            total.add_(change)
+        common = leading_components(total, rank - of_each * len(changes))
         parts = []
         for change in changes:
             own = change - common[0] @ (common[0].mT @ change)

@@ -41,9 +41,9 @@ class KnotsSettings(SpectralSettings):
     )
 
     @property
-    def holds_all_models(self) -> bool:
-        """As float64 matrices; twice the count is made up for by `copies_held`, which counts for decompositions."""
-        return True
+    def copies_per_model(self) -> int:
+        """Updates in float64, alone, side by side, and as their coordinates before and after scaling."""
+        return 8
 
     def build(self, model_weights: Sequence[float]) -> KnotsMerge:
         """KnOTS on models with these weights."""

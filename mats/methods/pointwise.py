@@ -32,9 +32,9 @@ class PointwiseSettings(ElementwiseSettings):
     )
 
     @property
-    def holds_all_models(self) -> bool:
+    def copies_per_model(self) -> int:
         """A median cannot be taken of one model at a time."""
-        return self.aggregate == "median"
+        return 1 if self.aggregate == "median" else 0
 
     def build(self, model_weights: Sequence[float]) -> PointwiseMerge:
         """The merge of models with these weights.
