@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -129,7 +129,9 @@ def merge(
     if dry_run:
         _show_plans(requests, as_json=as_json)
     else:
-        _carry_out(requests, as_json=as_json)
+        # scales of one string differ in nothing else; an adapter as output is merged in another way
+        one_pass = from_ties is not None and not any(request.makes_adapter for request in requests)
+        _carry_out(requests, one_pass=one_pass, as_json=as_json)
 
 
 def _show_plans(requests: Sequence[MergeRequest], *, as_json: bool) -> None:
@@ -143,16 +145,29 @@ def _show_plans(requests: Sequence[MergeRequest], *, as_json: bool) -> None:
         print_lines([line for plan in plans for line in plan["lines"]])
 
 
-def _carry_out(requests: Sequence[MergeRequest], *, as_json: bool) -> None:
-    from mats.cli.printing import print_json, print_lines, print_rich
+def _results(requests: Sequence[MergeRequest], *, one_pass: bool, as_json: bool) -> Iterator[MergeResult]:
+    """Every merge done, one after another or all in one pass over the models."""
     from mats.cli.progress_display import progress_display
     from mats.engine.merging import merge as merge_models
-    from mats.reporting import summary, validate_report
+    from mats.engine.variants import merge_variants
 
-    told = []
+    if one_pass and len(requests) > 1:
+        with progress_display(as_json=as_json) as progress:
+            results = merge_variants(requests, progress)
+        yield from results
+        return
     for request in requests:
         with progress_display(as_json=as_json) as progress:
             result = merge_models(request, progress)
+        yield result
+
+
+def _carry_out(requests: Sequence[MergeRequest], *, one_pass: bool, as_json: bool) -> None:
+    from mats.cli.printing import print_json, print_lines, print_rich
+    from mats.reporting import summary, validate_report
+
+    told = []
+    for result in _results(requests, one_pass=one_pass, as_json=as_json):
         told.append(_summary(result))
         if not as_json:
             print_rich(summary(validate_report(result.report)))

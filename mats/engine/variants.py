@@ -11,6 +11,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from mats.checkpoints import CheckpointWriter
+from mats.engine.asked import asked_paths
 from mats.engine.belonging import check_fingerprints
 from mats.engine.describing import build_report, build_run_info, describe_plan
 from mats.engine.inputs import MergeInputs
@@ -180,7 +181,7 @@ def _check(requests: Sequence[MergeRequest]) -> None:
     first = requests[0]
     for request in requests:
         common = replace(first, method=request.method, output=request.output, resolved_recipe=request.resolved_recipe)
-        if request != common or request.makes_adapter:
+        if request != common or request.makes_adapter or asked_paths(request) != asked_paths(first):
             raise RequestError(
                 f"{request.output}: variants may differ in method settings and output alone, from {first.output}; "
                 "merge it by itself"

@@ -146,5 +146,6 @@ class TiesSettings(ElementwiseSettings):
                 aggregate=self.aggregate,
                 zero_votes=self.zero_votes,
                 scale=self.scale,
+                oracle=self.oracle,
             ),
         )

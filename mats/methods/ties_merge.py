@@ -36,6 +36,7 @@ class TiesChoices:
     aggregate: AggregateWord = "disjoint_mean"
     zero_votes: Literal["majority", "zero", "positive"] = "majority"
     scale: float = 1.0
+    oracle: str | None = None  # which model elects, so that merges under two of them are not taken for one
 
     @property
     def uses_norms(self) -> bool:

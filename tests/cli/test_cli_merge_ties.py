@@ -40,6 +40,19 @@ def test_several_scales_are_several_merges(workplace: Path, run_mats: Run) -> No
             torch.testing.assert_close(merged, base[name] + scale * (one[name] + two[name] - 2 * base[name]))
 
 
+def test_scales_merged_in_one_pass_have_the_bytes_they_have_alone(workplace: Path, run_mats: Run) -> None:
+    write_checkpoint(workplace / "multitask", random_tensors(7))
+    for word, beside in (("topk40_mass_dis-mean", ()), ("oracle_nf0.6_median", ("merge.oracle=multitask",))):
+        string = f"{word}_mergelist+"
+        assert run_mats("merge", "recipe.yaml", word, "--from-ties", f"{string}0.5,2", *beside).status == 0
+        for scale in (0.5, 2.0):
+            alone = f"{word}-alone-{scale}"
+            assert run_mats("merge", "recipe.yaml", alone, "--from-ties", f"{string}{scale}", *beside).status == 0
+            files = [workplace / word / f"scale-{scale}", workplace / alone]
+            first, second = ((folder / "model.safetensors").read_bytes() for folder in files)
+            assert first == second
+
+
 def test_the_same_command_goes_on_where_it_was(workplace: Path, run_mats: Run) -> None:
     command = ("merge", "recipe.yaml", "out", "--from-ties", "topk20_mass_dis-mean_mergelist+1,2")
     assert run_mats(*command).status == 0

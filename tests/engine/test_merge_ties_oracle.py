@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mats.checkpoints import open_checkpoint
-from mats.engine import MergeRequest, Rule, merge, plan_merge
+from mats.engine import MergeRequest, Rule, merge, merge_variants, plan_merge
 from mats.engine.identity import merge_identity
 from mats.engine.inputs import MergeInputs
 from mats.engine.plan import make_plan
-from mats.errors import InputsMismatch
-from mats.methods import AverageSettings, MatsSettings, TiesSettings
+from mats.errors import InputsMismatch, RequestError
+from mats.methods import AverageSettings, MatsSettings, TiesSettings, elementwise
 from mats.methods.settings import ElementwiseSettings
 
 pytestmark = pytest.mark.usefixtures("light_report")
@@ -109,3 +109,15 @@ def test_another_multitask_model_is_another_merge(bert: Family, multitask: Path,
 def test_a_median_counts_every_model_in_its_memory(bert: Family, tmp_path: Path) -> None:
     one = plan_merge(request(bert, tmp_path / "a", TiesSettings(aggregate="magnitude"))).peak_bytes
     assert plan_merge(request(bert, tmp_path / "b", TiesSettings(aggregate="median"))).peak_bytes > one
+
+
+def test_merges_under_two_oracles_do_not_share_a_pass(bert: Family, multitask: Path, tmp_path: Path) -> None:
+    """One of them would take the other's signs."""
+    asked = [
+        request(bert, tmp_path / str(index), TiesSettings(elect="oracle", oracle=str(oracle)))
+        for index, oracle in enumerate((multitask, bert.models[0]))
+    ]
+    with pytest.raises(RequestError, match=r"variants may differ .* merge it by itself"):
+        merge_variants(asked)
+    first, second = (elementwise(one.method, [1.0] * 3) for one in asked)
+    assert not second.follow(first)
