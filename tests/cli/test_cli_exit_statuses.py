@@ -56,7 +56,7 @@ def test_each_error_has_its_status_and_line(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr("mats.recipes.load_recipe", fail)
+    monkeypatch.setattr("mats.cli.requested.requested_merge", fail)
     assert cli.main(["merge", "r.yaml"]) == status
     printed = capsys.readouterr()
     assert printed.err.startswith(line)
@@ -76,7 +76,7 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     def fail(*_: Any) -> None:
         raise KeyError("oops")
 
-    monkeypatch.setattr("mats.recipes.load_recipe", fail)
+    monkeypatch.setattr("mats.cli.requested.requested_merge", fail)
     assert cli.main(["merge", "r.yaml", "--debug"]) == 1
     assert "Traceback" in capsys.readouterr().err
 
@@ -146,11 +146,11 @@ def test_statuses_of_real_processes(tmp_path: Path) -> None:
 SLEEPER = """
 import sys, time
 from mats.cli import main as cli
-import mats.recipes
+import mats.cli.requested
 def sleep(*_):
     sys.stdout.write("ready\\n"); sys.stdout.flush()
     time.sleep(60)
-mats.recipes.load_recipe = sleep
+mats.cli.requested.requested_merge = sleep
 sys.exit(cli.main(["merge", "r.yaml"]))
 """
 
