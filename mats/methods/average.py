@@ -50,7 +50,10 @@ class AverageMerge(SinglePass):
             if not is_mergeable(tensor.dtype):
                 return tensor
             if merged is None:
-                merged = tensor.to(working_dtype(tensor.dtype)).mul_(self.shares[index])
+                # Not in place: the tensor may be a file mapped copy-on-write, whose every page would be copied first.
+                own = tensor.to(working_dtype(tensor.dtype))
+                merged = own.mul(self.shares[index]) if own is tensor else own.mul_(self.shares[index])
+                del own
             else:
                 merged.add_(tensor, alpha=self.shares[index])
             del tensor

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 HIGH_BITS, LOW_BITS = 15, 16
+LARGEST_HELD = 1 << 22  # entries of one tensor that are selected from at once: 16 MiB, twice
 LARGEST = 1 << 25  # entries kept inside a bracket: 128 MiB
 SAMPLE_BLOCK = 1024  # neighbouring entries read together in a sample
 STANDARD_ERRORS = 6.0  # half-width of a bracket; a miss costs two passes, never exactness
@@ -35,6 +36,13 @@ class Selected(NamedTuple):
     value: float
     place: int
     equal: int
+
+
+def select(magnitudes: Tensor, rank: int) -> Selected:
+    """The `rank`-th smallest (1-based) of a flat fp32 tensor that is held whole, in linear time."""
+    values = magnitudes.cpu().numpy()
+    found = np.partition(values, rank - 1)[rank - 1]
+    return Selected(float(found), rank - int(np.count_nonzero(values < found)), int(np.count_nonzero(values == found)))
 
 
 class BracketSelection:

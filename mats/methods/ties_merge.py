@@ -112,7 +112,8 @@ class TiesMerge:
             self._vote(name, base, models)
         if voted._elected is None or voted._elected[0] != name:
             raise RuntimeError(f"{name}: a merge that follows came before the one that it follows")
-        return voted._election.apply_(base.reshape(-1), self.choices.scale, voted._elected[1]).reshape(base.shape)
+        fresh = base.reshape(-1).clone()  # the base may be a file mapped copy-on-write: page by page, that costs more
+        return voted._election.apply_(fresh, self.choices.scale, voted._elected[1]).reshape(base.shape)
 
     def _vote(self, name: str, base: Tensor, models: Iterable[Tensor]) -> None:
         if self.choices.scope == "global" and self.cuts is None:

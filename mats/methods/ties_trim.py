@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import hardshrink
 
 from mats.methods.elementwise import differences
-from mats.methods.magnitude import EnergySelection, RadixSelection, Selected, kept_rank
+from mats.methods.magnitude import LARGEST_HELD, EnergySelection, RadixSelection, Selected, kept_rank, select
 
 TrimWord = Literal["top_k", "std", "norm_fraction", "none"]
 
@@ -152,6 +152,9 @@ def _selected_cut(tensor: Tensor, base: Tensor, rule: TrimRule) -> Cut:
             return EVERYTHING
         if rank > tensor.numel():
             return NOTHING
+        if tensor.numel() <= LARGEST_HELD:
+            sizes = torch.cat([change.abs_() for _, change in task_vector(tensor, base)])
+            return cut_from(select(sizes, rank), exact=rule.exact)
         selection = RadixSelection()
         finish = lambda: selection.next_pass(rank)  # noqa: E731
     else:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mats.methods import magnitude
-from mats.methods.magnitude import BracketSelection, EnergySelection, RadixSelection, kept_rank
+from mats.methods.magnitude import BracketSelection, EnergySelection, RadixSelection, kept_rank, select
 
 values = arrays(
     np.float32,
@@ -108,3 +108,14 @@ def test_energy_selection_equals_a_sort(array, share):
     assert squares[:kept].sum() >= share * squares.sum() - rounding
     if squares.sum() > 0:
         assert squares[: kept - 1].sum() < share * squares.sum() + rounding  # one fewer would not do
+
+
+def test_select_agrees_with_the_radix_selection() -> None:
+    values = torch.randn(5000, generator=torch.Generator().manual_seed(0)).abs()
+    values[::7] = values[3]  # many that are equal
+    for rank in (1, 2, 900, 2500, 5000):
+        radix = RadixSelection()
+        radix.add(values)
+        radix.next_pass(rank)
+        radix.add(values)
+        assert select(values, rank) == radix.result()
