@@ -131,7 +131,7 @@ def merge(
     else:
         # scales of one string differ in nothing else; an adapter as output is merged in another way
         one_pass = from_ties is not None and not any(request.makes_adapter for request in requests)
-        _carry_out(requests, one_pass=one_pass, as_json=as_json)
+        carry_out(requests, one_pass=one_pass, as_json=as_json)
 
 
 def _show_plans(requests: Sequence[MergeRequest], *, as_json: bool) -> None:
@@ -162,7 +162,8 @@ def _results(requests: Sequence[MergeRequest], *, one_pass: bool, as_json: bool)
         yield result
 
 
-def _carry_out(requests: Sequence[MergeRequest], *, one_pass: bool, as_json: bool) -> None:
+def carry_out(requests: Sequence[MergeRequest], *, one_pass: bool, as_json: bool) -> None:
+    """Do the merges, in one pass over the models or one after another, and tell what came out."""
     from mats.cli.printing import print_json, print_lines, print_rich
     from mats.reporting import summary, validate_report
 

@@ -5,6 +5,7 @@ COMMANDS = [
     "train",
     "save-metadata",
     "merge",
+    "refresh",
     "predict",
     "evaluate",
     "sweep",

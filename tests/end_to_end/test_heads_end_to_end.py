@@ -15,6 +15,7 @@ from headed_tasks import OUTPUTS, HeadedTasks, build_headed_tasks
 from safetensors.torch import load_file
 
 from mats.checkpoints import load_model, open_checkpoint
+from mats.cli import main as cli
 from mats.curvature import CollectionSettings, collect
 from mats.data import load_examples, load_processor, load_spec, make_batches
 from mats.engine import CollectionRequest, merge, save_metadata
@@ -192,6 +193,21 @@ def _solution(stores: list[Any], targets: list[np.ndarray]) -> np.ndarray:
 
 def _distance(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.linalg.norm(one - other))
+
+
+def test_the_command_gives_what_both_steps_by_hand_give(
+    first: tuple[Path, Recipe], refreshed: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _ = first
+    by_hand = merge(replace(merge_request(refreshed), output=tmp_path / "by_hand"))
+    command = ["refresh", str(root / "recipe.yaml"), str(root / "merged"), str(tmp_path / "again"), "--json"]
+    assert cli.main(command) == 0
+    assert json.loads(capsys.readouterr().out)["output"] == str(tmp_path / "again")
+    merged = (tmp_path / "again" / "model.safetensors").read_bytes()
+    assert merged == (by_hand.path / "model.safetensors").read_bytes()
+    assert merged != (root / "merged" / "model.safetensors").read_bytes()
+    assert cli.main(command) == 2
+    assert "already" in json.loads(capsys.readouterr().out)["error"]
 
 
 def test_stores_of_merged_weights_are_refused_without_the_word(
