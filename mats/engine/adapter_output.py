@@ -6,7 +6,7 @@ sparsified updates. Only what some adapter changes is merged; one weight at a ti
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
@@ -16,22 +16,22 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from mats.checkpoints import Checkpoint, CheckpointWriter, copy_companions
+from mats.checkpoints import Checkpoint, CheckpointWriter
 from mats.checkpoints.legacy import PEFT_PREFIX
 from mats.checkpoints.lora import factors
 from mats.checkpoints.lora_places import Places, orientation
-from mats.checkpoints.lora_writing import lora_configuration, saved_name
+from mats.checkpoints.lora_writing import ONE_FILE, saved_name
 from mats.engine.adapter_inputs import AdapterInputs
 from mats.engine.adapter_metric import LayerMetrics
 from mats.engine.adapter_plan import AdapterPlan, ModulePlan, plan_cuts
 from mats.engine.adapter_sums import padded, truncation_entry
+from mats.engine.adapter_writing import write_adapter_configuration
 from mats.engine.devices import resolve_device
 from mats.engine.inputs import MergeInputs
 from mats.engine.plan import MergePlan, store_indexes
 from mats.engine.snapshots import iterations_of
 from mats.engine.threads import one_thread
 from mats.errors import InputsMismatch, RequestError
-from mats.files import write_json_atomically
 from mats.methods.low_rank import truncated
 
 Entry = dict[str, Any]
@@ -67,14 +67,15 @@ class AdapterOutput:
         self._exit = ExitStack()
         self.adapters = self._exit.enter_context(AdapterInputs(inputs.request))
         try:
-            self.plan: AdapterPlan = plan_cuts(self.adapters, settings, self._shown(inputs))
-            self.targets = self._targets(inputs)
+            self.plan: AdapterPlan = plan_cuts(self.adapters, settings, self._shown)
+            self.targets = self._targets()
             self.metrics = LayerMetrics(*self._stores(inputs), settings.damping)
         except BaseException:
             self._exit.close()
             raise
 
-    def _shown(self, inputs: MergeInputs) -> dict[str, str]:
+    @cached_property
+    def _shown(self) -> dict[str, str]:
         """What an adapter calls a weight or a saved tensor → tensor of the merge, where it is one."""
         places = Places.of(self.base, self.adapters.modules)
         names = [f"{name}.{leaf}" for name in self.adapters.modules for leaf in ("weight", "bias")]
@@ -82,13 +83,13 @@ class AdapterOutput:
         found = {}
         for name in dict.fromkeys(names):
             stored = places.stored(name)
-            shown = next((each for each in (stored, f"{places.prefix}{stored}") if each in inputs.infos), None)
+            shown = next((each for each in (stored, f"{places.prefix}{stored}") if each in self._merge.infos), None)
             if stored is not None and shown is not None:
                 found[name] = shown
         return found
 
-    def _targets(self, inputs: MergeInputs) -> dict[str, tuple[ModulePlan, Literal["weight", "bias"]]]:
-        shown = self._shown(inputs)
+    def _targets(self) -> dict[str, tuple[ModulePlan, Literal["weight", "bias"]]]:
+        shown = self._shown
         targets: dict[str, tuple[ModulePlan, Literal["weight", "bias"]]] = {}
         for part in self.plan.modules:
             if f"{part.name}.weight" not in shown:
@@ -110,7 +111,7 @@ class AdapterOutput:
     @cached_property
     def whole(self) -> dict[str, str]:
         """Tensor of the merge that is stored whole → what the adapter's file calls it."""
-        shown = {dense: name for name, dense in self._shown(self._merge).items()}
+        shown = {dense: name for name, dense in self._shown.items()}
         kept = [name for name in self._merge.infos if name not in self.targets]
         return {name: saved_name(shown.get(name, name), self.plan.skeleton) for name in kept}
 
@@ -126,11 +127,7 @@ class AdapterOutput:
 
     def write_configuration(self, folder: Path) -> None:
         """`adapter_config.json`, tokenizer and licences of the first adapter."""
-        first = self.adapters.adapters[0]
-        copy_companions(first.checkpoint, folder, base=self.base)
-        other = {part.name: part.placeholder for part in self.plan.saved}
-        config = lora_configuration(self.plan.skeleton, first.config, other, self.base)
-        write_json_atomically(folder / "adapter_config.json", config)
+        write_adapter_configuration(self.adapters, self.plan, folder)
 
     def told(self) -> dict[str, Any]:
         """What report.json says beside the merge itself."""
@@ -167,7 +164,7 @@ class LowRankWriter(CheckpointWriter):
             request.output,
             output.plan.tensors,
             identity=identity,
-            max_shard_bytes=request.max_shard_bytes,
+            max_shard_bytes=ONE_FILE,
             overwrite=request.overwrite,
             weights_name="adapter_model",
         )
@@ -175,7 +172,7 @@ class LowRankWriter(CheckpointWriter):
     @property
     def done(self) -> Set[str]:
         """Dense names of what is finished."""
-        return {name for name in self._inputs.infos if all(each in self._finished for each in self._files(name))}
+        return _DoneByDenseNames(self)
 
     @property
     def notes(self) -> Mapping[str, Any]:
@@ -200,6 +197,15 @@ class LowRankWriter(CheckpointWriter):
         blank = self._adapter.plan.skeleton[part.name]
         self.write_as(down, update[0].reshape(blank.down.shape), None)
         self.write_as(up, update[1].reshape(blank.up.shape), {**(note or {"name": name}), **entry})
+
+    @property
+    def dense_names(self) -> Set[str]:
+        """The names of everything that is merged."""
+        return self._inputs.infos.keys()
+
+    def is_done(self, name: str) -> bool:
+        """Whether everything that a dense tensor becomes is finished."""
+        return name in self._inputs.infos and all(each in self._finished for each in self._files(name))
 
     def rewrite(self, name: str, tensor: Tensor, *, note: Any = None) -> None:
         """Replace what was written for a dense tensor."""
@@ -243,3 +249,19 @@ class LowRankWriter(CheckpointWriter):
             return (f"{PEFT_PREFIX}{part.name}.lora_B.bias",)
         down, up = list(factors({part.name: self._adapter.plan.skeleton[part.name]}))[:2]
         return down[0], up[0]
+
+
+class _DoneByDenseNames(Set[str]):
+    """The dense names of what a writer has finished: a live view, in which one name costs no look at the others."""
+
+    def __init__(self, writer: LowRankWriter) -> None:
+        self._writer = writer
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._writer.is_done(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._writer.dense_names if self._writer.is_done(name))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

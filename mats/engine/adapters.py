@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import xxhash
-import yaml
-
-from mats.checkpoints import CheckpointWriter, copy_companions
+from mats.checkpoints import CheckpointWriter
 from mats.checkpoints.lora import Lazy, LoraModule, factors
-from mats.checkpoints.lora_writing import lora_configuration, saved_name
+from mats.checkpoints.lora_writing import ONE_FILE, saved_name
 from mats.engine.adapter_inputs import AdapterInputs
 from mats.engine.adapter_metric import LayerMetrics, open_metrics
 from mats.engine.adapter_plan import AdapterPlan, coefficients_by_name, plan_sums
 from mats.engine.adapter_report import describe_sums, merge_plan, sums_report
 from mats.engine.adapter_saved import saved_names
 from mats.engine.adapter_sums import merge_module
-from mats.engine.describing import build_run_info, recipe_of
-from mats.engine.identity import file_states
+from mats.engine.adapter_writing import write_adapter_configuration
+from mats.engine.describing import build_run_info, write_recipe
+from mats.engine.discarding import discarded_if_hopeless
+from mats.engine.identity import digest, file_states, request_content
 from mats.engine.plan import MergePlan
 from mats.engine.request import MergeRequest
 from mats.engine.threads import one_thread
-from mats.errors import (
-    CheckpointCorrupt,
-    InputsMismatch,
-    NonFiniteStatistic,
-    NonFiniteWeights,
-    RequestError,
-    StoreCorrupt,
-)
-from mats.files import write_bytes_atomically, write_json_atomically
+from mats.errors import RequestError
 from mats.methods.adapter_settings import AdapterSettings
 from mats.progress import Progress
 from mats.reporting import write_report
-
-HOPELESS = (CheckpointCorrupt, InputsMismatch, NonFiniteStatistic, NonFiniteWeights, RequestError, StoreCorrupt)
-"""Errors that the same command meets again: partial work is removed, because its inputs must change first."""
 
 
 def merge_sums(request: MergeRequest, progress: Progress) -> tuple[Path, dict[str, Any]] | None:
@@ -62,16 +48,13 @@ def merge_sums(request: MergeRequest, progress: Progress) -> tuple[Path, dict[st
             progress.note(line)
         metrics = _metrics(inputs, plan, settings)
         with _writer(inputs, plan, metrics) as writer:
-            try:
+            with discarded_if_hopeless(writer):
                 with one_thread():
                     _write_modules(inputs, plan, settings, metrics, writer, progress)
                 report = sums_report(inputs, plan, settings, dict(writer.notes))
-                _write_companions(inputs, plan, writer.folder)
+                write_adapter_configuration(inputs, plan, writer.folder)
+                write_recipe(request, writer.folder)
                 write_report(report, writer.folder, run=build_run_info(request, started), title="Merged adapter")
-            except HOPELESS:
-                writer.abandon()
-                shutil.rmtree(writer.folder.parent, ignore_errors=True)
-                raise
             return writer.publish(), report
 
 
@@ -108,7 +91,7 @@ def _why_dense(inputs: AdapterInputs, *, linear: bool) -> str | None:
         return f"method {inputs.request.method.name} (or one of its rules) is no linear combination of the updates"
     if inputs.weight_decomposed:
         return f"{', '.join(inputs.weight_decomposed)} has DoRA magnitudes, which depend on the base"
-    if any(model.sparsify is not None for model in inputs.request.models):
+    if any(each is not None and not each.changes_nothing for each in (m.sparsify for m in inputs.request.models)):
         return "sparsify works on the entries of updates"
     return None
 
@@ -125,7 +108,7 @@ def _writer(inputs: AdapterInputs, plan: AdapterPlan, metrics: LayerMetrics) -> 
         request.output,
         plan.tensors,
         identity=_identity(inputs, plan, metrics),
-        max_shard_bytes=request.max_shard_bytes,
+        max_shard_bytes=ONE_FILE,
         overwrite=request.overwrite,
         weights_name="adapter_model",
     )
@@ -133,19 +116,15 @@ def _writer(inputs: AdapterInputs, plan: AdapterPlan, metrics: LayerMetrics) -> 
 
 def _identity(inputs: AdapterInputs, plan: AdapterPlan, metrics: LayerMetrics) -> str:
     """Digest of what decides the bytes; see `mats.engine.identity`."""
-    request = inputs.request
     checkpoints = [adapter.checkpoint for adapter in inputs.adapters]
-    content: dict[str, Any] = {
-        "adapters": None if request.adapters is None else request.adapters.model_dump(mode="json"),
-        "modules": [[part.name, part.coefficients, part.rank, part.scaling] for part in plan.modules],
-        "saved": [[part.name, [factor for _, factor in part.parts], part.rest] for part in plan.saved],
-        "models": [[model.name, model.path, model.weight, model.measured_on] for model in request.models],
-        "files": [file_states(each) for each in (*checkpoints, *filter(None, [inputs.base]))],
-        "stores": metrics.fingerprints,
-        "dtype": request.dtype,
-        "recipe": dict(request.resolved_recipe),
-    }
-    return f"xxh3_128:{xxhash.xxh3_128(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()}"
+    return digest(
+        {
+            "request": request_content(inputs.request),
+            "modules": [[part.name, part.coefficients, part.rank, part.scaling] for part in plan.modules],
+            "files": [file_states(each) for each in (*checkpoints, *filter(None, [inputs.base]))],
+            "stores": metrics.fingerprints,
+        }
+    )
 
 
 def _write_modules(
@@ -183,14 +162,3 @@ def _filled(blank: LoraModule, values: dict[str, Any]) -> LoraModule:
     up = Lazy.of(values["up"].reshape(blank.up.shape))
     bias = blank.bias if values["bias"] is None else Lazy.of(values["bias"])
     return LoraModule(blank.name, blank.layer, down, up, blank.scaling, blank.fan_in_fan_out, bias=bias)
-
-
-def _write_companions(inputs: AdapterInputs, plan: AdapterPlan, folder: Path) -> None:
-    first = inputs.adapters[0]
-    copy_companions(first.checkpoint, folder, base=inputs.base)
-    other = {part.name: part.placeholder for part in plan.saved}
-    write_json_atomically(
-        folder / "adapter_config.json", lora_configuration(plan.skeleton, first.config, other, inputs.base)
-    )
-    recipe = yaml.safe_dump(recipe_of(inputs.request), sort_keys=False, allow_unicode=True)
-    write_bytes_atomically(folder / "recipe.yaml", recipe.encode())

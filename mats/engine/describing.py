@@ -7,14 +7,19 @@ import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
+import yaml
+
+from mats.checkpoints.vocabulary import VocabularyChoice
 from mats.engine.devices import resolve_device
 from mats.engine.heads import head_lines
 from mats.engine.inputs import MergeInputs
 from mats.engine.memory import peak_memory
 from mats.engine.plan import MergePlan
 from mats.engine.request import MergeRequest, ModelInput
+from mats.files import write_bytes_atomically
 from mats.reporting.report import SCHEMA_VERSION
 
 GIGABYTE = 1e9
@@ -53,23 +58,27 @@ def build_report(
         fingerprints: model name → content, where known.
     """
     request = inputs.request
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "mats_version": package_version("mats"),
-        "method": request.method.name,
-        "base": request.base,
-        "models": [_model_entry(inputs, index, fingerprints) for index in range(len(request.models))],
-        "settings": request.method.model_dump(mode="json"),
-        "recipe": recipe_of(request),
-        "dtype": request.dtype,
-        "parameters": {"total": sum(plan.by_rule.values()), "by_rule": plan.by_rule},
-        "layers": [entries[info.name] for info in plan.tensors if info.name in entries],
-        "missing": {model: list(names) for model, names in plan.missing.items() if names},
-        "extra": {model: list(names) for model, names in plan.extra.items() if names},
-        "tied": [list(group) for group in plan.tied],
-        "not_floating": [part.name for part in plan.streamed if part.rule == "not_floating"],
-        "notes": list(plan.notes),
-    } | _heads_entry(inputs, plan) | _vocabulary_entry(inputs)
+    return (
+        {
+            "schema_version": SCHEMA_VERSION,
+            "mats_version": package_version("mats"),
+            "method": request.method.name,
+            "base": request.base,
+            "models": [_model_entry(inputs, index, fingerprints) for index in range(len(request.models))],
+            "settings": request.method.model_dump(mode="json"),
+            "recipe": recipe_of(request),
+            "dtype": request.dtype,
+            "parameters": {"total": sum(plan.by_rule.values()), "by_rule": plan.by_rule},
+            "layers": [entries[info.name] for info in plan.tensors if info.name in entries],
+            "missing": {model: list(names) for model, names in plan.missing.items() if names},
+            "extra": {model: list(names) for model, names in plan.extra.items() if names},
+            "tied": [list(group) for group in plan.tied],
+            "not_floating": [part.name for part in plan.streamed if part.rule == "not_floating"],
+            "notes": list(plan.notes),
+        }
+        | _heads_entry(inputs, plan)
+        | _vocabulary_entry(inputs)
+    )
 
 
 def _vocabulary_entry(inputs: MergeInputs) -> dict[str, Any]:
@@ -122,6 +131,8 @@ def recipe_of(request: MergeRequest) -> dict[str, Any]:
             entry["measured_on"] = model.measured_on
         if model.sparsify is not None:
             entry["sparsify"] = model.sparsify.model_dump(mode="json")
+        if model.adapter is not None:
+            entry["adapter"] = model.adapter
         models.append(entry)
     heads = request.heads
     return {
@@ -133,12 +144,35 @@ def recipe_of(request: MergeRequest) -> dict[str, Any]:
             if request.adapters is None
             else {"adapters": request.adapters.model_dump(mode="json", exclude_unset=True)}
         ),
+        **({} if request.vocab == "error" else {"vocab": request.vocab}),
+        **({} if request.tokenizer is None else {"tokenizer": _tokenizer_entry(request.tokenizer)}),
+        **({} if request.chat_template is None else {"chat_template": request.chat_template}),
         **({} if heads is None else {"heads": {"parameters": list(heads.parameters) or "auto", "from": heads.source}}),
         "merge": request.method.model_dump(mode="json"),
         "rules": [{"parameters": rule.parameters} | rule.method.model_dump(mode="json") for rule in request.rules],
         "dtype": request.dtype,
         "output": str(request.output),
     }
+
+
+def _tokenizer_entry(choice: VocabularyChoice) -> dict[str, Any]:
+    """A choice of vocabulary as a recipe has it."""
+    tokens = {}
+    for token, rule in choice.tokens.items():
+        source: dict[str, Any] | None = None
+        if rule.source is not None and rule.source.model is None:
+            source = {"kind": "zero"}
+        elif rule.source is not None:
+            row = {"model": rule.source.model, "token": rule.source.token, "token_id": rule.source.row}
+            source = {"kind": "model_token", **{key: value for key, value in row.items() if value is not None}}
+        tokens[token] = {"source": source, "force": rule.force}
+    return {"source": choice.source, "tokens": tokens, "pad_to_multiple_of": choice.pad_to_multiple_of}
+
+
+def write_recipe(request: MergeRequest, folder: Path) -> None:
+    """Write `recipe.yaml`: see `recipe_of`."""
+    recipe = yaml.safe_dump(recipe_of(request), sort_keys=False, allow_unicode=True)
+    write_bytes_atomically(folder / "recipe.yaml", recipe.encode())
 
 
 def build_run_info(request: MergeRequest, started: float) -> dict[str, Any]:

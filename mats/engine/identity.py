@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import xxhash
+from pydantic import BaseModel
 
 from mats.checkpoints import Checkpoint
 from mats.checkpoints.locate import local_path
 from mats.engine.devices import resolve_device
 from mats.engine.inputs import MergeInputs
 from mats.engine.plan import MergePlan
+from mats.engine.request import MergeRequest
 from mats.methods.assigned import AssignedSettings
+
+WITHOUT_EFFECT = {
+    "output": "where the bytes lie",
+    "overwrite": "what happens to other bytes",
+    "strict": "what is said once all is written",
+    "memory_budget": "which systems are solved together; the plan's groups are in the identity",
+    "max_shard_bytes": "the layout of the files, which the writer compares itself",
+    "device": "its kind is in the identity, after `auto` is resolved",
+    "notes": "told in the report, which is written anew",
+}
+"""Fields of a request that are not in its identity, and why; all others are, those to come included."""
 
 
 def merge_identity(inputs: MergeInputs, plan: MergePlan) -> str:
@@ -25,32 +38,43 @@ def merge_identity(inputs: MergeInputs, plan: MergePlan) -> str:
     is reused; nothing of them reaches the output.
     """
     request = inputs.request
-    content: dict[str, Any] = {
-        "method": request.method.model_dump(mode="json"),
-        "rules": [[rule.parameters, rule.method.model_dump(mode="json")] for rule in request.rules],
-        "models": [
-            [model.name, model.weight, model.path, str(model.metadata), model.measured_on] for model in request.models
-        ],
-        "laid_on": [
-            [model.adapter, _states(local_path(model.path))] for model in request.models if model.adapter is not None
-        ],
-        "sparsify": [model.sparsify and model.sparsify.model_dump(mode="json") for model in request.models],
-        "vocabulary": repr((request.vocabulary, request.chat_template)),
-        "adapters": None if request.adapters is None else request.adapters.model_dump(mode="json"),
-        "missing": request.missing,
-        "heads": None if request.heads is None else [list(request.heads.parameters), request.heads.source],
-        "files": [file_states(checkpoint) for checkpoint in (*inputs.checkpoints, *filter(None, [inputs.given_base]))],
-        "asked": [file_states(checkpoint) for checkpoint in inputs.asked.checkpoints.values()],
-        "assignments": _assignments(request.assignments),
-        "arrangement": None if request.arrangement is None else asdict(request.arrangement),
-        "stores": [inputs.store(index).fingerprint for index in inputs.opened_stores],
-        "device": resolve_device(request.device).type,
-        "dtype": request.dtype,
-        "groups": [list(group.names) for group in plan.groups],
-        "recipe": dict(request.resolved_recipe),
-    }
+    adapted = [model for model in request.models if model.adapter is not None]
+    return digest(
+        {
+            "request": request_content(request),
+            "laid_on": [_states(local_path(model.path)) for model in adapted],
+            "files": [
+                file_states(checkpoint) for checkpoint in (*inputs.checkpoints, *filter(None, [inputs.given_base]))
+            ],
+            "asked": [file_states(checkpoint) for checkpoint in inputs.asked.checkpoints.values()],
+            "stores": [inputs.store(index).fingerprint for index in inputs.opened_stores],
+            "device": resolve_device(request.device).type,
+            "groups": [list(group.names) for group in plan.groups],
+        }
+    )
+
+
+def request_content(request: MergeRequest) -> dict[str, Any]:
+    """A request as plain data: every field that may change the bytes of the output."""
+    names = [field.name for field in fields(request) if field.name not in WITHOUT_EFFECT]
+    content = {name: _plain(getattr(request, name)) for name in names if name != "assignments"}
+    return {**content, "assignments": _assignments(request.assignments)}
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """`xxh3_128:<hex>` of plain data."""
     text = json.dumps(content, sort_keys=True, default=str)
     return f"xxh3_128:{xxhash.xxh3_128(text.encode()).hexdigest()}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, (tuple, list)) else value
 
 
 def _assignments(assignments: Mapping[str, AssignedSettings]) -> dict[str, Any]:

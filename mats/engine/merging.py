@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from mats.checkpoints import CheckpointWriter, copy_companions
 from mats.checkpoints.companions import adapter_configuration, has_tokenizer
@@ -22,8 +19,10 @@ from mats.engine.adapters import merge_sums
 from mats.engine.auto_scale import AutoScales, scales_for
 from mats.engine.belonging import check_fingerprints
 from mats.engine.cross_validation import StrengthCurve, choose_strength
-from mats.engine.describing import build_report, build_run_info, describe_plan, recipe_of
+from mats.engine.describing import build_report, build_run_info, describe_plan, write_recipe
 from mats.engine.devices import resolve_device
+from mats.engine.discarding import HOPELESS as HOPELESS
+from mats.engine.discarding import discarded_if_hopeless
 from mats.engine.identity import merge_identity
 from mats.engine.inputs import MergeInputs
 from mats.engine.loading import GroupLoader
@@ -33,22 +32,10 @@ from mats.engine.snapshots import Snapshots
 from mats.engine.solving import solve_groups, unconverged
 from mats.engine.streaming import ElementwisePool, stream_tensors
 from mats.engine.threads import one_thread
-from mats.errors import (
-    CheckpointCorrupt,
-    InputsMismatch,
-    NonFiniteStatistic,
-    NonFiniteWeights,
-    NotConverged,
-    OutputExists,
-    RequestError,
-    StoreCorrupt,
-)
-from mats.files import write_bytes_atomically, write_json_atomically
+from mats.errors import NotConverged, OutputExists
+from mats.files import write_json_atomically
 from mats.progress import Progress, Silent
 from mats.reporting import write_report
-
-HOPELESS = (CheckpointCorrupt, InputsMismatch, NonFiniteStatistic, NonFiniteWeights, RequestError, StoreCorrupt)
-"""Errors that the same command meets again: partial work is removed, because its inputs must change first."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +72,7 @@ def merge(request: MergeRequest, progress: Progress | None = None) -> MergeResul
         fingerprints = check_fingerprints(inputs, progress)
         scales = scales_for(inputs, plan, progress)
         with open_writer(inputs, plan, adapter) as writer, _open_snapshots(inputs, plan, writer) as snapshots:
-            try:
+            with discarded_if_hopeless(writer, also=snapshots.discard):
                 _do(inputs, plan, scales, writer, snapshots, progress)
                 if isinstance(writer, LowRankWriter):
                     writer.write_heads()
@@ -93,11 +80,6 @@ def merge(request: MergeRequest, progress: Progress | None = None) -> MergeResul
                 report |= _told(inputs, report["notes"], scales, curve, adapter)
                 write_companions(inputs, writer.folder, report, build_run_info(request, started), adapter)
                 snapshots.finish(report)
-            except HOPELESS:
-                snapshots.discard()
-                writer.abandon()
-                shutil.rmtree(writer.folder.parent, ignore_errors=True)
-                raise
             path = writer.publish()
     missed = unconverged(report["layers"])
     if missed and request.strict:
@@ -179,8 +161,7 @@ def write_companions(
         _write_scaled_modules(inputs, folder)
         _write_layers(inputs, folder)
         _write_vocabulary(inputs, folder)
-    recipe = yaml.safe_dump(recipe_of(inputs.request), sort_keys=False, allow_unicode=True)
-    write_bytes_atomically(folder / "recipe.yaml", recipe.encode())
+    write_recipe(inputs.request, folder)
     write_report(report, folder, run=run_info)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,35 +138,43 @@ class MergeRequest:
 
         Raises:
             RequestError: no model, two models of one name, a weight that a method does not take, a formula over other
-                models, an unknown dtype, heads or tokens of an unknown model, no chat template.
+                models, an unknown dtype, heads or tokens of an unknown model, no chat template, what is about a whole
+                model where an adapter comes out.
         """
-        if not self.models:
-            raise RequestError("models: the list is empty; a merge needs at least one model")
-        names = [model.name for model in self.models]
-        for name in names:
-            if names.count(name) > 1:
-                raise RequestError(f"models: the name {name!r} is given {names.count(name)} times; names must differ")
-        methods = () if self.assignments else (self.method, *(rule.method for rule in self.rules))
-        for method in methods:
-            if fault := method.models_fault(names):
-                raise RequestError(fault)
-        for model in self.models:
-            for method in methods:
-                if fault := method.weight_fault(model.weight):
-                    raise RequestError(
-                        f"model {model.name}: weight {model.weight:g} with method {method.name}; {fault}"
-                    )
+        self._check_models()
         if self.missing not in get_args(Missing):
             raise RequestError(f"missing: {self.missing!r}; one of {', '.join(get_args(Missing))} would be right")
-        if self.heads is not None and self.heads.source not in ("own", "average", "base", *names):
+        if self.heads is not None and self.heads.source not in ("own", "average", "base", *self.model_names):
             raise RequestError(
-                f"heads.from: {self.heads.source!r}; own, average, base or a model ({', '.join(names)}) would be right"
+                f"heads.from: {self.heads.source!r}; own, average, base or a model ({', '.join(self.model_names)}) "
+                "would be right"
             )
         self._check_vocabulary()
+        if self.makes_adapter:
+            self._check_adapter()
         if self.dtype not in (None, "float32", "float16", "bfloat16", "float64"):
             raise RequestError(f"dtype: {self.dtype!r} is not one of float32, float16, bfloat16, float64")
         if self.memory_budget is not None and self.memory_budget <= 0:
             raise RequestError(f"memory_budget: {self.memory_budget} bytes must be positive")
+
+    @property
+    def methods(self) -> tuple[MethodSettings, ...]:
+        """The method and those of the rules; what single tensors are assigned is not among them."""
+        return (self.method, *(rule.method for rule in self.rules))
+
+    def method_for(self, name: str) -> MethodSettings:
+        """The method of a parameter without an assignment: of the first rule that matches, else the request's."""
+        return next((rule.method for rule in self.rules if fnmatch.fnmatchcase(name, rule.parameters)), self.method)
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """What the models are called."""
+        return tuple(model.name for model in self.models)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """λ_i of the models."""
+        return tuple(model.weight for model in self.models)
 
     @property
     def makes_adapter(self) -> bool:
@@ -179,6 +188,23 @@ class MergeRequest:
             return self.tokenizer
         return None if self.vocab == "error" else VocabularyChoice(self.vocab)
 
+    def _check_models(self) -> None:
+        """Names that differ, and models and weights that every method takes."""
+        if not self.models:
+            raise RequestError("models: the list is empty; a merge needs at least one model")
+        names = self.model_names
+        for name in names:
+            if names.count(name) > 1:
+                raise RequestError(f"models: the name {name!r} is given {names.count(name)} times; names must differ")
+        for method in () if self.assignments else self.methods:
+            if fault := method.models_fault(names):
+                raise RequestError(fault)
+            for model in self.models:
+                if fault := method.weight_fault(model.weight):
+                    raise RequestError(
+                        f"model {model.name}: weight {model.weight:g} with method {method.name}; {fault}"
+                    )
+
     def _check_vocabulary(self) -> None:
         if self.vocab not in ("error", "base", "union"):
             raise RequestError(f"vocab: {self.vocab!r}; error, base or union would be right")
@@ -188,17 +214,20 @@ class MergeRequest:
                 "would be right"
             )
         if self.vocabulary is not None:
-            self.vocabulary.check(tuple(model.name for model in self.models), base=self.base is not None)
+            self.vocabulary.check(self.model_names, base=self.base is not None)
         if self.chat_template is not None:
             check_chat_template(self.chat_template)
-        whole = {
-            "vocab": self.vocabulary,
-            "chat_template": self.chat_template,
-            "slices": self.arrangement,
-            "settings by tensor": self.assignments or None,
+
+    def _check_adapter(self) -> None:
+        about_whole_models = {
+            "vocab": self.vocabulary is not None,
+            "chat_template": self.chat_template is not None,
+            "slices": self.arrangement is not None,
+            "settings by tensor": bool(self.assignments),
+            f"missing: {self.missing}": self.missing not in ("base", "error"),
         }
-        for key, value in whole.items():
-            if self.makes_adapter and value is not None:
+        for key, given in about_whole_models.items():
+            if given:
                 raise RequestError(
                     f"{key}: is about a whole model, and adapters gives an adapter; adapters: output: dense would do"
                 )

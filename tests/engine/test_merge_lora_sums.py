@@ -293,6 +293,20 @@ def test_same_bytes_again_and_after_an_interruption(tmp_path: Path, monkeypatch:
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_another_adapter_with_the_same_coefficients_is_another_merge(tmp_path: Path) -> None:
+    """Partial work of `formula: a` must not become part of `formula: b`, whose modules have the same plan."""
+    folders = {name: make_lora(tmp_path, name, seed) for seed, name in enumerate("ab")}
+
+    class Interrupted(Silent):
+        def advance(self, amount: int = 1) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        merge(request_of(folders, [1.0, 1.0], tmp_path / "out", FormulaSettings(formula="a")), Interrupted())
+    merge(request_of(folders, [1.0, 1.0], tmp_path / "out", FormulaSettings(formula="b")))
+    check(tmp_path / "out", updates(folders["b"]))
+
+
 def counting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     from mats.engine import adapters
 
