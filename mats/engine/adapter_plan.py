@@ -5,7 +5,6 @@ Made from headers; factors are read only where `reduce` asks how many ranks a su
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,12 +18,12 @@ from mats.checkpoints.tensors import TensorInfo
 from mats.engine.adapter_inputs import AdapterInputs, canonical_shape
 from mats.engine.adapter_saved import SavedPlan, plan_kept, plan_saved
 from mats.engine.devices import resolve_dtype
+from mats.engine.plan_notes import method_notes
 from mats.engine.request import MergeRequest
 from mats.errors import InputsMismatch, RequestError
 from mats.methods.adapter_settings import FACTOR_FORMS, AdapterSettings
 from mats.methods.lora_forms import FactorForm, check_factors, factor_weights
 from mats.methods.low_rank import LowRank, exact_sum, reduced
-from mats.methods.registry import MethodSettings
 from mats.methods.update_coefficients import update_coefficients
 
 
@@ -79,25 +78,15 @@ def coefficients_by_name(request: MergeRequest, names: Iterable[str]) -> dict[st
     Raises:
         RequestError: a linear method that leaves part of the base over.
     """
-    models, weights = [model.name for model in request.models], [model.weight for model in request.models]
-    methods = [request.method, *(rule.method for rule in request.rules)]
-    known = {method: update_coefficients(method, models, weights) for method in methods}
+    known = {method: update_coefficients(method, request.model_names, request.weights) for method in request.methods}
     if any(found is None for found in known.values()):
         return None
     result = {}
     for name in names:
-        found = known[method_of(name, request)]
+        found = known[request.method_for(name)]
         assert found is not None
         result[name] = found
     return result
-
-
-def method_of(weight: str, request: MergeRequest) -> MethodSettings:
-    """The method that decides a weight: that of the first rule that matches its name, else the request's."""
-    for rule in request.rules:
-        if fnmatch.fnmatchcase(weight, rule.parameters):
-            return rule.method
-    return request.method
 
 
 def plan_sums(
@@ -115,6 +104,11 @@ def plan_sums(
         InputsMismatch: a published form with adapters of different ranks, scalings or modules.
     """
     combine = settings.combine if settings.combine != "auto" else ("svd" if settings.rank else "exact")
+    if combine != "svd" and settings.metric == "curvature":
+        raise RequestError(
+            f"adapters.metric: curvature: the method is linear, and {combine} loses nothing by a metric; a rank, or "
+            "combine: svd, would be right"
+        )
     dtype = resolve_dtype(inputs.request.dtype)
     modules = tuple(
         _module_plan(inputs, name, row, by_name[inputs.shown(f"{name}.weight")], combine, settings)
@@ -227,10 +221,21 @@ def _blank(shape: tuple[int, ...], dtype: torch.dtype) -> Lazy:
 
 
 def _absent(inputs: AdapterInputs) -> dict[str, tuple[str, ...]]:
+    """Model → weights that others adapt and it does not.
+
+    Raises:
+        InputsMismatch: there are some, and the request says `missing: error`.
+    """
     lacking = {
         model: tuple(inputs.shown(f"{name}.weight") for name, row in inputs.modules.items() if row[index] is None)
         for index, model in enumerate(inputs.names)
     }
+    for model, names in lacking.items():
+        if names and inputs.request.missing == "error":
+            raise InputsMismatch(
+                f"model {model}: does not adapt {len(names)} weights that others do (first: {names[0]}); `missing: "
+                "base`, under which they count as unchanged, would be right"
+            )
     return {model: names for model, names in lacking.items() if names}
 
 
@@ -239,10 +244,7 @@ def _notes(inputs: AdapterInputs) -> tuple[str, ...]:
         model: str(adapter.config.get("base_model_name_or_path"))
         for model, adapter in zip(inputs.names, inputs.adapters, strict=True)
     }
-    request = inputs.request
-    methods = dict.fromkeys((request.method, *(rule.method for rule in request.rules)))
-    weights = [model.weight for model in request.models]
-    told = tuple(note for method in methods for note in method.notes(inputs.names, weights))
+    told = method_notes(inputs.request)
     if len(set(bases.values())) <= 1:
         return told
     listed = ", ".join(f"{model}: {base}" for model, base in bases.items())

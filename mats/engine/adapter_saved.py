@@ -142,13 +142,15 @@ def plan_kept(inputs: AdapterInputs, dense: Mapping[str, str], dtype: torch.dtyp
 
 
 def _is_kept_apart(inputs: AdapterInputs, name: str) -> bool:
-    return inputs.request.heads is not None and is_head(name)
+    """Whether the request keeps the tensor out of the merge; patterns are of the base's names or the adapters' own."""
+    heads = inputs.request.heads
+    return heads is not None and any(is_head(each, heads.parameters) for each in (name, inputs.shown(name)))
 
 
 def _of_head(inputs: AdapterInputs, name: str) -> tuple[float, ...] | None:
     """Coefficients of a head that `heads` keeps out of the merge: one model's own, the mean, or nothing."""
     heads = inputs.request.heads
-    if heads is None or not is_head(name):
+    if heads is None or not _is_kept_apart(inputs, name):
         return None
     if heads.source in ("average", "base"):
         holders = [name in adapter.other for adapter in inputs.adapters]

@@ -17,7 +17,7 @@ from mats.methods.settings import ElementwiseSettings
 
 def asked_paths(request: MergeRequest) -> tuple[str, ...]:
     """Every such checkpoint that the methods of a request name, starts included."""
-    methods: list[object] = [request.method, *(rule.method for rule in request.rules), *request.assignments.values()]
+    methods: list[object] = [*request.methods, *request.assignments.values()]
     for method in list(methods):
         if isinstance(method, QuadraticSettings):
             methods += [method.init, method.outside_settings]

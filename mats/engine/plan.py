@@ -5,25 +5,22 @@ Made from headers and manifests; no tensor and no statistic is read.
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
 
 from mats.checkpoints import TensorInfo
-from mats.checkpoints.heads import is_head
-from mats.engine.belonging import notes_on_bases
 from mats.engine.coverage import Cover, StoreIndex, Term, cover
 from mats.engine.devices import resolve_device
-from mats.engine.filled import filled_notes
 from mats.engine.handing_over import held_bytes, most_held
 from mats.engine.heads import head_summary
 from mats.engine.inputs import MergeInputs
 from mats.engine.layout import Layout, canonical_shape
 from mats.engine.memory import DEFAULT_BUDGET, FLOAT, device_memory, factor_elements, physical_memory, system_bytes
+from mats.engine.plan_notes import plan_notes
 from mats.engine.request import MergeRequest
-from mats.engine.sparsified import sparsify_bytes, sparsify_notes
+from mats.engine.sparsified import sparsify_bytes
 from mats.errors import OutOfSpace, RequestError
 from mats.methods.assigned import AssignedSettings
 from mats.methods.average import AverageSettings
@@ -132,7 +129,11 @@ def plan_merge(request: MergeRequest) -> MergePlan:
 def make_plan(inputs: MergeInputs) -> MergePlan:
     """Plan the merge of open `inputs`; see `plan_merge`."""
     request = inputs.request
-    chosen = {info.name: _method_for(info.name, request) for info in inputs.leading if info.name not in inputs.head}
+    chosen: dict[str, MethodSettings | AssignedSettings] = {
+        info.name: request.assignments.get(info.name) or request.method_for(info.name)
+        for info in inputs.leading
+        if info.name not in inputs.head
+    }
     _check_bases(inputs, list(chosen.values()))
     stores = store_indexes(inputs) if any(method.reads_metadata for method in chosen.values()) else []
     streamed, systems = _decide(inputs, chosen, stores)
@@ -150,28 +151,9 @@ def make_plan(inputs: MergeInputs) -> MergePlan:
         fallbacks=_fallbacks(streamed, systems),
         peak_bytes=max([*(group.bytes for group in groups), _streaming_bytes(streamed, inputs)]) + thinning,
         output_bytes=sum(info.nbytes for info in inputs.tensors),
-        notes=(
-            *request.notes,
-            *_method_notes(request),
-            *filled_notes(inputs.missing, inputs.reference, request.missing),
-            *inputs.vocabulary.notes,
-            *_notes(stores),
-            *_measured_notes(inputs),
-            *notes_on_bases(inputs),
-            *_head_notes(inputs),
-            *sparsify_notes(request.models, measured=bool(stores)),
-        ),
-        heads={} if inputs.separated is None else head_summary(inputs.separated, _model_names(request)),
+        notes=plan_notes(inputs, stores),
+        heads={} if inputs.separated is None else head_summary(inputs.separated, inputs.model_names),
     )
-
-
-def _method_for(name: str, request: MergeRequest) -> MethodSettings | AssignedSettings:
-    if name in request.assignments:
-        return request.assignments[name]
-    for rule in request.rules:
-        if fnmatch.fnmatchcase(name, rule.parameters):
-            return rule.method
-    return request.method
 
 
 def _check_bases(inputs: MergeInputs, methods: Sequence[MethodSettingsBase]) -> None:
@@ -247,32 +229,6 @@ def _head(inputs: MergeInputs) -> list[Streamed]:
         else Streamed(name, "not_floating", None)
         for name in kept
     ]
-
-
-def _method_notes(request: MergeRequest) -> list[str]:
-    """What the methods say of themselves: a formula, as it was reduced."""
-    weights = [model.weight for model in request.models]
-    methods = dict.fromkeys((request.method, *(rule.method for rule in request.rules)))
-    return list(dict.fromkeys(note for each in methods for note in each.notes(_model_names(request), weights)))
-
-
-def _model_names(request: MergeRequest) -> list[str]:
-    return [model.name for model in request.models]
-
-
-def _measured_notes(inputs: MergeInputs) -> list[str]:
-    """Statistics that are not those of the models themselves."""
-    used = [inputs.request.models[index] for index in inputs.opened_stores]
-    elsewhere = [model for model in used if model.measured_on is not None]
-    return [f"the metadata of {model.name} were measured on {model.measured_on}" for model in elsewhere]
-
-
-def _head_notes(inputs: MergeInputs) -> list[str]:
-    """Heads that a base without one would let fall silently."""
-    losing = [model for model, names in inputs.extra.items() if any(map(is_head, names))]
-    if inputs.separated is not None or inputs.kind != "model" or not losing:
-        return []
-    return [f"the heads of {', '.join(losing)} are not in the base and are left out; heads: auto would keep them"]
 
 
 def _system(name: str, bias: str | None, info: TensorInfo, found: Cover, settings: QuadraticSettings) -> System:
@@ -359,15 +315,3 @@ def _count_by_rule(
 def _fallbacks(streamed: Sequence[Streamed], systems: Sequence[System]) -> dict[str, str]:
     reasons = {part.name: part.reason for part in streamed} | {system.weight: system.reason for system in systems}
     return {name: reason for name, reason in sorted(reasons.items()) if reason is not None}
-
-
-def _notes(stores: Sequence[StoreIndex]) -> list[str]:
-    """Stores that were measured differently can be merged, but the user should know."""
-    notes = []
-    for key in ("labels", "loss"):
-        values = {index.model: index.store.manifest.estimator.get(key) for index in stores}
-        if len(set(map(str, values.values()))) > 1:
-            notes.append(
-                f"the stores were measured with different {key}: {values}; their curvatures differ in scale or kind"
-            )
-    return notes

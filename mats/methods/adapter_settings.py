@@ -64,6 +64,10 @@ class AdapterSettings(BaseModel):
             raise ValueError(f"negate: combine: {self.combine} does not take it; combine: factorwise does")
         if self.metric == "curvature" and self.combine not in ("auto", "svd"):
             raise ValueError(f"metric: combine: {self.combine} loses nothing by a metric; combine: svd does")
+        if self.reduce and self.rank is not None:
+            raise ValueError("reduce: a rank makes the best adapter of that rank; one of the two would be right")
+        if "damping" in set_here and self.metric == "frobenius":
+            raise ValueError("damping: metric: frobenius has no Grams to be damped; metric: curvature does")
         if self.output == "dense" and (set_here & {"rank", "reduce", "metric", "damping"} or self.combine != "auto"):
             raise ValueError("output: dense holds every update whole; leave the other keys of adapters out")
         return self

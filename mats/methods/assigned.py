@@ -45,6 +45,11 @@ class AssignedSettings(ElementwiseSettings):
         return self.settings.copies_held(name, shape)
 
     @property
+    def runs_anywhere(self) -> bool:
+        """As the method says."""
+        return self.settings.runs_anywhere
+
+    @property
     def copies_per_model(self) -> int:
         """As the method says."""
         return self.settings.copies_per_model

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mats.errors import RequestError
 from mats.methods.elementwise import SinglePass, is_mergeable, numbered, working_dtype
-from mats.methods.settings import ElementwiseSettings
+from mats.methods.settings import ElementwiseSettings, vanishes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ class AverageMerge(SinglePass):
 
     def __init__(self, model_weights: Sequence[float]) -> None:
         total = sum(model_weights)
-        if not abs(total) > 1e-12 * sum(abs(weight) for weight in model_weights):
+        if vanishes(model_weights):
             raise RequestError(
                 f"average: the models' weights {list(model_weights)} sum to {total:g}; they must not sum to 0"
             )

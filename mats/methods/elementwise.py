@@ -126,6 +126,8 @@ def elementwise(
         raise RequestError(f"method {settings.name!r} does not work entry by entry; it needs the solver and metadata")
     if not model_weights:
         raise RequestError(f"method {settings.name!r}: 0 models given; at least one is needed")
+    if fault := settings.count_fault(len(model_weights)):
+        raise RequestError(fault)
     weights = tuple(float(weight) for weight in model_weights)
     return settings.build(weights) if model_names is None else settings.build_for(tuple(model_names), weights)
 

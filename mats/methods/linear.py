@@ -13,7 +13,7 @@ from pydantic import Field
 
 from mats.errors import RequestError
 from mats.methods.elementwise import SinglePass, is_mergeable, numbered, working_dtype
-from mats.methods.settings import AllowedWeights, ElementwiseSettings
+from mats.methods.settings import AllowedWeights, ElementwiseSettings, vanishes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,7 @@ class LinearMerge(SinglePass):
 
     def __init__(self, model_weights: Sequence[float], *, normalize: bool) -> None:
         total = sum(model_weights)
-        if normalize and not abs(total) > 1e-12 * sum(abs(weight) for weight in model_weights):
+        if normalize and vanishes(model_weights):
             raise RequestError(
                 f"linear: normalize: the models' weights {list(model_weights)} sum to {total:g}; another sum, or "
                 "normalize: false, would be right"

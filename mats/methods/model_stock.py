@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from mats.errors import RequestError
 from mats.methods.elementwise import SinglePass, is_mergeable, numbered, require_base, working_dtype
 from mats.methods.settings import AllowedWeights, ElementwiseSettings
 
@@ -26,26 +25,15 @@ if TYPE_CHECKING:
 class ModelStockSettings(ElementwiseSettings):
     """The models' mean, pulled to the base the more the models disagree; every model counts the same."""
 
-    allowed_weights: ClassVar[AllowedWeights] = "any"
+    allowed_weights: ClassVar[AllowedWeights] = "one"
+    models_taken: ClassVar[tuple[int, int | None]] = (2, None)  # a single one has no angle to another
     method: Literal["model_stock"] = "model_stock"
     filter_wise: bool = Field(
         default=False, description="Angles of each row of a tensor instead of the whole tensor; default false."
     )
 
-    def models_fault(self, model_names: Sequence[str]) -> str | None:
-        """A single one has no angle to another."""
-        if len(model_names) < 2:
-            return "method model_stock: 1 model given; at least two beside the base would be right"
-        return None
-
     def build(self, model_weights: Sequence[float]) -> ModelStockMerge:
-        """The merge; weights do not count.
-
-        Raises:
-            RequestError: fewer than two models.
-        """
-        if len(model_weights) < 2:
-            raise RequestError("model_stock: 1 model given; at least two beside the base would be right")
+        """The merge of so many models."""
         return ModelStockMerge(len(model_weights), by_row=self.filter_wise)
 
 

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from mats.errors import RequestError
 from mats.methods.elementwise import SinglePass, is_mergeable, numbered, require_base, working_dtype
-from mats.methods.settings import AllowedWeights, ElementwiseSettings
+from mats.methods.settings import AllowedWeights, ElementwiseSettings, vanishes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +31,7 @@ class NuslerpSettings(ElementwiseSettings):
 
     needs_base: ClassVar[bool] = False
     allowed_weights: ClassVar[AllowedWeights] = "any"
+    models_taken: ClassVar[tuple[int, int | None]] = (2, 2)
     method: Literal["nuslerp"] = "nuslerp"
     along: Literal["tensor", "row", "column"] = Field(
         default="tensor", description="What has an angle: the whole tensor, each row, or each column; default tensor."
@@ -43,20 +44,13 @@ class NuslerpSettings(ElementwiseSettings):
         """Task vectors are differences from a base."""
         return self.task_vectors
 
-    def models_fault(self, model_names: Sequence[str]) -> str | None:
-        """Anything but two."""
-        given = len(model_names)
-        return f"method nuslerp: {given} models given; two would be right" if given != 2 else None
-
     def build(self, model_weights: Sequence[float]) -> NuslerpMerge:
         """The interpolation of two models of these weights.
 
         Raises:
-            RequestError: other than two models, or weights that sum to 0.
+            RequestError: weights that sum to 0.
         """
-        if len(model_weights) != 2:
-            raise RequestError(f"nuslerp: {len(model_weights)} models given; two would be right")
-        if sum(model_weights) == 0:
+        if vanishes(model_weights):
             raise RequestError(f"nuslerp: the weights {list(model_weights)} sum to 0; another sum would be right")
         return NuslerpMerge(model_weights[1] / sum(model_weights), self.along, task_vectors=self.task_vectors)
 

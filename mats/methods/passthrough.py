@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from mats.errors import RequestError
 from mats.methods.elementwise import SinglePass, is_mergeable, numbered, working_dtype
 from mats.methods.settings import AllowedWeights, ElementwiseSettings
 
@@ -19,23 +18,13 @@ class PassthroughSettings(ElementwiseSettings):
     """The one model given, unchanged, or times `scale`."""
 
     needs_base: ClassVar[bool] = False
-    allowed_weights: ClassVar[AllowedWeights] = "any"
+    allowed_weights: ClassVar[AllowedWeights] = "one"
+    models_taken: ClassVar[tuple[int, int | None]] = (1, 1)
     method: Literal["passthrough"] = "passthrough"
     scale: float = Field(default=1.0, description="Factor of every entry, any real number; default 1.0.")
 
-    def models_fault(self, model_names: Sequence[str]) -> str | None:
-        """Anything but one."""
-        given = len(model_names)
-        return f"method passthrough: {given} models given; one would be right" if given != 1 else None
-
-    def build(self, model_weights: Sequence[float]) -> PassthroughMerge:
-        """The copy; weights do not count.
-
-        Raises:
-            RequestError: other than one model.
-        """
-        if len(model_weights) != 1:
-            raise RequestError(f"passthrough: {len(model_weights)} models given; one would be right")
+    def build(self, model_weights: Sequence[float]) -> PassthroughMerge:  # noqa: ARG002 - `scale` is the factor
+        """The copy."""
         return PassthroughMerge(self.scale)
 
 

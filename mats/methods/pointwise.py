@@ -15,7 +15,7 @@ from pydantic import Field
 
 from mats.errors import RequestError
 from mats.methods.elementwise import CHUNK, SinglePass, is_mergeable, numbered, working_dtype
-from mats.methods.settings import ElementwiseSettings
+from mats.methods.settings import ElementwiseSettings, vanishes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,7 @@ class PointwiseMerge(SinglePass):
                 f"pointwise: aggregate {aggregate} with the models' weights {list(model_weights)}; equal weights would "
                 "be right"
             )
-        if aggregate == "mean" and not abs(sum(model_weights)) > 1e-12 * sum(map(abs, model_weights)):
+        if aggregate == "mean" and vanishes(model_weights):
             raise RequestError(f"pointwise: the models' weights {list(model_weights)} sum to 0; another sum is needed")
         self.aggregate = aggregate
         divisor = sum(model_weights) if aggregate == "mean" else 1.0

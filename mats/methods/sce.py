@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class SceSettings(ElementwiseSettings):
     """Select, calculate, erase: models weigh by the energy of their changes; weights of the request do not count."""
 
-    allowed_weights: ClassVar[AllowedWeights] = "any"
+    allowed_weights: ClassVar[AllowedWeights] = "one"
     method: Literal["sce"] = "sce"
     select_topk: float = Field(
         default=1.0, gt=0, le=1, description="Share of each tensor's entries that is merged, in (0, 1]; default 1."

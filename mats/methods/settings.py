@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     from mats.methods.elementwise import ElementwiseMerge
 
-AllowedWeights: TypeAlias = Literal["any", "not_zero", "positive"]
-"""Which weights a method takes: every finite number, all but 0 (which would leave a model out), or those above 0."""
+AllowedWeights: TypeAlias = Literal["any", "not_zero", "positive", "one"]
+"""Which weights a method takes: every finite number, all but 0 (which would leave a model out), those above 0, or none
+but 1, where weights do not count."""
 
 _REGISTERED: dict[str, type[MethodSettingsBase]] = {}
 
@@ -32,6 +33,8 @@ class MethodSettingsBase(BaseModel):
     """Whether the method cannot work without a base model."""
     allowed_weights: ClassVar[AllowedWeights] = "not_zero"
     """Which models' weights the method takes; with metadata read, they must be above 0 in any case."""
+    models_taken: ClassVar[tuple[int, int | None]] = (0, None)
+    """How many models the method takes, at least and at most; None: any number."""
     statistics: ClassVar[tuple[str, ...]] = ()
     """The statistics of the metadata store that the method can use; empty for data-free methods."""
 
@@ -65,13 +68,30 @@ class MethodSettingsBase(BaseModel):
             return "a finite number would be right"
         if weight <= 0 and (self.reads_metadata or self.allowed_weights == "positive"):
             return "a number in (0, ∞) would be right where a quadratic is minimised"
+        if weight != 1 and self.allowed_weights == "one":
+            return f"method {self.name} has no weights; leave it out"
         if weight == 0 and self.allowed_weights == "not_zero":
             return "a number other than 0 would be right; leave the model out if it should not count"
         return None
 
-    def models_fault(self, model_names: Sequence[str]) -> str | None:  # noqa: ARG002
+    def models_fault(self, model_names: Sequence[str]) -> str | None:
         """What is wrong with merging models of these names; None where nothing is."""
-        return None
+        return self.count_fault(len(model_names))
+
+    def count_fault(self, given: int) -> str | None:
+        """What is wrong with so many models; None where `models_taken` allows them.
+
+        >>> from mats.methods.slerp import SlerpSettings
+        >>> SlerpSettings().count_fault(3)
+        'method slerp: 3 models given; two would be right'
+        """
+        least, most = self.models_taken
+        if given >= least and (most is None or given <= most):
+            return None
+        wanted = {1: "one", 2: "two"}.get(least, str(least))
+        return (
+            f"method {self.name}: {given} models given; {'' if most == least else 'at least '}{wanted} would be right"
+        )
 
     def notes(self, model_names: Sequence[str], model_weights: Sequence[float]) -> tuple[str, ...]:  # noqa: ARG002
         """What the plan and the report say about these settings, a sentence each."""
@@ -123,6 +143,11 @@ class ElementwiseSettings(MethodSettingsBase):
     @abstractmethod
     def build(self, model_weights: Sequence[float]) -> ElementwiseMerge:
         """The merge with these settings for models of these weights, in the order in which models will be given."""
+
+
+def vanishes(weights: Sequence[float]) -> bool:
+    """Whether weights sum to 0, up to the rounding of their sum, so that nothing can be divided by it."""
+    return not abs(sum(weights)) > 1e-12 * sum(abs(weight) for weight in weights)
 
 
 def registered_settings() -> dict[str, type[MethodSettingsBase]]:

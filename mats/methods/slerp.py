@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from mats.errors import RequestError
 from mats.methods.elementwise import SinglePass, is_mergeable, numbered, working_dtype
 from mats.methods.settings import AllowedWeights, ElementwiseSettings
 
@@ -19,23 +18,13 @@ class SlerpSettings(ElementwiseSettings):
     """From the first of two models (t = 0) to the second (t = 1) along the arc, each tensor as one vector."""
 
     needs_base: ClassVar[bool] = False
-    allowed_weights: ClassVar[AllowedWeights] = "any"
+    allowed_weights: ClassVar[AllowedWeights] = "one"
+    models_taken: ClassVar[tuple[int, int | None]] = (2, 2)
     method: Literal["slerp"] = "slerp"
     t: float = Field(default=0.5, description="Place on the arc: 0 is the first model, 1 the second; default 0.5.")
 
-    def models_fault(self, model_names: Sequence[str]) -> str | None:
-        """Anything but two."""
-        given = len(model_names)
-        return f"method slerp: {given} models given; two would be right" if given != 2 else None
-
-    def build(self, model_weights: Sequence[float]) -> SlerpMerge:
-        """The interpolation; weights do not count.
-
-        Raises:
-            RequestError: other than two models.
-        """
-        if len(model_weights) != 2:
-            raise RequestError(f"slerp: {len(model_weights)} models given; two would be right")
+    def build(self, model_weights: Sequence[float]) -> SlerpMerge:  # noqa: ARG002 - `t` says where on the arc
+        """The interpolation."""
         return SlerpMerge(self.t)
 
 

@@ -26,6 +26,14 @@ if TYPE_CHECKING:
 Share = Annotated[float, Field(ge=0, le=1)]
 Shares = Union[Share, tuple[Share, ...]]  # noqa: UP007 (pydantic reads it at run time)
 PER_MODEL = ("density", "epsilon", "gamma")
+USED_BY: dict[str, tuple[str, ...]] = {
+    "density": ("magnitude", "random", "della", "breadcrumbs"),
+    "epsilon": ("della",),
+    "gamma": ("breadcrumbs",),
+    "rescale": ("magnitude", "random", "della", "breadcrumbs"),
+    "seed": ("random", "della"),
+}
+"""Key → the sparsifications that use it."""
 
 
 class SparseTaskArithmeticSettings(ElementwiseSettings):
@@ -60,8 +68,14 @@ class SparseTaskArithmeticSettings(ElementwiseSettings):
     seed: int = Field(default=0, ge=0, description="Of random and della; default 0.")
 
     @model_validator(mode="after")
-    def _rescaling_has_a_meaning(self) -> SparseTaskArithmeticSettings:
-        """Only where chance decides is there a chance to divide by."""
+    def _every_key_counts(self) -> SparseTaskArithmeticSettings:
+        """What the sparsification leaves unused must not be set; only where chance decides can one divide by it."""
+        for key, used_by in USED_BY.items():
+            if getattr(self, key) != type(self).model_fields[key].default and self.sparsify not in used_by:
+                raise ValueError(
+                    f"{key}: {getattr(self, key)!r} has no effect with sparsify: {self.sparsify}; leave it out, or "
+                    f"sparsify: {' or '.join(used_by)} would be right"
+                )
         if self.rescale == "inverse" and self.sparsify not in ("random", "della"):
             raise ValueError("rescale: inverse belongs to sparsify: random and della; none or norm would be right")
         return self
@@ -73,6 +87,8 @@ class SparseTaskArithmeticSettings(ElementwiseSettings):
 
     def models_fault(self, model_names: Sequence[str]) -> str | None:
         """A list of shares must have one for each model."""
+        if fault := self.count_fault(len(model_names)):
+            return fault
         for key in PER_MODEL:
             value = getattr(self, key)
             if isinstance(value, tuple) and len(value) != len(model_names):

@@ -34,7 +34,7 @@ DEPENDENT = 1e-8
 
 
 class SpectralSettings(ElementwiseSettings):
-    """Base of the settings of tsv_m and iso_c."""
+    """Base of the settings of methods that merge matrices by singular vectors: tsv_m, iso_c, iso_cts, wudi, knots."""
 
     scale: float = Field(
         default=1.0, description="Factor of the merged task vector, matrices and all else; default 1.0."

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Union
 from pydantic import Field, model_validator
 
 from mats.errors import RequestError
+from mats.methods.settings import vanishes
 from mats.recipes.sections import Section
 
 DIGITS = 12  # significant digits of computed values: 0.3, not 0.30000000000000004
@@ -133,11 +134,10 @@ class NormalisedConstants(Section):
         Raises:
             RequestError: no set sums to anything else.
         """
-        for _ in range(TRIALS):
-            drawn = source.choices(self.values, k=self.n_values)
-            if abs(total := sum(drawn)) > 1e-12 * sum(map(abs, drawn)):
-                return {name: value / total for name, value in zip(self.names, drawn, strict=True)}
-        raise RequestError(f"constant {self.operand_id}: {self.n_values} of {list(self.values)} always sum to 0")
+        shares = drawn_shares(source, self.values, self.n_values)
+        if shares is None:
+            raise RequestError(f"constant {self.operand_id}: {self.n_values} of {list(self.values)} always sum to 0")
+        return dict(zip(self.names, shares, strict=True))
 
 
 Constant = Annotated[
@@ -167,6 +167,19 @@ def combinations(constants: Sequence[Constant], seed: int) -> list[dict[str, flo
                 point[constant.operand_id] = next(rest)
         points.append(point)
     return points
+
+
+def drawn_shares(source: random.Random, values: Sequence[float], count: int) -> tuple[float, ...] | None:
+    """`count` draws with replacement from `values`, divided by their sum; None where it is always 0.
+
+    Draws that sum to 0 are made again.
+    """
+    for _ in range(TRIALS):
+        drawn = source.choices(values, k=count)
+        if not vanishes(drawn):
+            total = sum(drawn)
+            return tuple(value / total for value in drawn)
+    return None
 
 
 def folder_name(constants: Mapping[str, float]) -> str:

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from mats.errors import RecipeError
+from mats.recipes.dem_constants import drawn_shares
 from mats.sweeps.axis import DIGITS, Setting
 
 KIND = "normalized"
 OPTIONS = {KIND, "keys", "samples", "seed"}
-TRIALS = 1000  # sets of draws before values are taken to sum to 0 always
 
 
 def normalized_settings(name: str, written: Mapping[str, Any], where: str) -> list[Setting]:
@@ -48,12 +48,10 @@ def normalized_settings(name: str, written: Mapping[str, Any], where: str) -> li
 
 
 def _shares(source: random.Random, values: list[float], count: int, where: str) -> list[float]:
-    """`count` draws divided by their sum; draws that sum to 0 are made again."""
-    for _ in range(TRIALS):
-        drawn = source.choices(values, k=count)
-        if abs(total := sum(drawn)) > 1e-12 * sum(map(abs, drawn)):
-            return [float(f"{value / total:.{DIGITS}g}") for value in drawn]
-    raise RecipeError([f"{where}.{KIND}: received {values!r}, of which {count} always sum to 0"])
+    shares = drawn_shares(source, values, count)
+    if shares is None:
+        raise RecipeError([f"{where}.{KIND}: received {values!r}, of which {count} always sum to 0"])
+    return [float(f"{share:.{DIGITS}g}") for share in shares]
 
 
 def _is_number(value: Any) -> bool:

@@ -270,6 +270,30 @@ def test_heads_follow_their_own_choice(tmp_path: Path) -> None:
             assert torch.equal(content.read(), b.other[name].read())
 
 
+def test_heads_named_by_patterns_are_kept_apart(tmp_path: Path) -> None:
+    """A saved module that only a pattern calls a head follows `heads`; without the pattern it is merged."""
+    names = {"target_modules": ["query"], "modules_to_save": ["pooler"]}
+    folders = {name: make_lora(tmp_path, name, seed, family="bert", **names) for seed, name in enumerate("ab")}
+    patterns = Heads(("*pooler*",), "b")
+    with open_lora(folders["a"]) as a, open_lora(folders["b"]) as b:
+        for heads, share in ((patterns, 0.0), (Heads(source="b"), 0.5)):
+            merge(request_of(folders, [1.0, 1.0], tmp_path / "out", AverageSettings(), heads=heads, overwrite=True))
+            with open_lora(tmp_path / "out") as merged:
+                assert len(merged.other) == 2
+                for name, content in merged.other.items():
+                    expected = share * a.other[name].read() + (1 - share) * b.other[name].read()
+                    torch.testing.assert_close(content.read(), expected)
+
+
+def test_what_adapters_lack_is_unchanged_or_an_error_as_the_request_says(tmp_path: Path) -> None:
+    folders = {"a": make_lora(tmp_path, "a", 0), "c": make_lora(tmp_path, "c", 1, target_modules=["q"])}
+    assert set(plan_merge(request_of(folders, [1.0, 1.0], tmp_path / "out", SUM)).missing) == {"c"}
+    with pytest.raises(InputsMismatch, match=r"model c: does not adapt \d+ weights that others do .*`missing: base`"):
+        plan_merge(request_of(folders, [1.0, 1.0], tmp_path / "out", SUM, missing="error"))
+    with pytest.raises(RequestError, match="missing: zeros: is about a whole model"):
+        request_of(folders, [1.0, 1.0], tmp_path / "out", SUM, missing="zeros")
+
+
 def test_same_bytes_again_and_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = {name: make_lora(tmp_path, name, seed) for seed, name in enumerate("ab")}
     merge(request_of(folders, [1.0, -0.5], tmp_path / "whole", SUM, {"rank": 3}))
@@ -336,6 +360,7 @@ def test_plan_tells_without_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (LinearSettings(), {}, r"2 times the base would be left, which an adapter cannot hold"),
         (FormulaSettings(formula="a - b"), {}, r"formula a - b: .* 0 times the base would be left"),
         (FormulaSettings(formula="a + 1 - 1 + 2"), {}, r"2 is added to every weight, which an adapter cannot hold"),
+        (SUM, {"metric": "curvature"}, r"adapters.metric: curvature: the method is linear, and exact loses nothing"),
         (SUM, {"combine": "alpaca"}, r"alpaca takes two adapters with coefficients 1 and −c"),
     ],
 )

@@ -9,6 +9,10 @@ import pytest
 from mats.engine import MergeRequest, ModelInput
 from mats.errors import RequestError
 from mats.methods import AverageSettings
+from mats.methods.model_stock import ModelStockSettings
+from mats.methods.sce import SceSettings
+from mats.methods.settings import MethodSettingsBase
+from mats.methods.slerp import SlerpSettings
 
 ONE = ModelInput("a", "a")
 
@@ -27,3 +31,12 @@ ONE = ModelInput("a", "a")
 def test_refused(models: tuple[ModelInput, ...], options: dict[str, object], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         MergeRequest(models=models, method=AverageSettings(), output=Path("out"), **options)
+
+
+@pytest.mark.parametrize("method", [SlerpSettings(), ModelStockSettings(), SceSettings()])
+def test_weights_that_a_method_would_ignore_are_refused(method: MethodSettingsBase) -> None:
+    models = (ONE, ModelInput("b", "b", 0.5))
+    with pytest.raises(
+        RequestError, match=rf"model b: weight 0.5 .* method {method.name} has no weights; leave it out"
+    ):
+        MergeRequest(models=models, method=method, output=Path("out"))  # type: ignore[arg-type]

@@ -98,12 +98,15 @@ def test_the_order_of_models_does_not_matter(order):
 
 
 def test_lists_must_have_a_number_for_each_model_and_rescalings_a_meaning():
-    settings = SparseTaskArithmeticSettings(density=(0.1, 0.2))
+    settings = SparseTaskArithmeticSettings(sparsify="magnitude", density=(0.1, 0.2))
     assert settings.models_fault(["a", "b", "c"]) == (
         "method sparse_task_arithmetic: density: 2 numbers for 3 models; one for each"
     )
     with pytest.raises(ValidationError, match="inverse belongs to sparsify: random and della"):
         SparseTaskArithmeticSettings(sparsify="magnitude", rescale="inverse")
+    for key, value in {"density": 0.5, "rescale": "norm", "gamma": 0.1, "epsilon": 0.1, "seed": 1}.items():
+        with pytest.raises(ValidationError, match=f"{key}: .* has no effect with sparsify: none; leave it out"):
+            SparseTaskArithmeticSettings.model_validate({key: value})
     with pytest.raises(RequestError, match="density"):
         parse_method({"method": "sparse_task_arithmetic", "density": 1.5})
 

@@ -83,6 +83,8 @@ def test_overrides_and_the_truncation_in_the_report(tmp_path: Path, capsys: pyte
         ({"combine": "exact", "rank": 3}, r"rank: combine: exact has ranks of its own; combine: svd takes a rank"),
         ({"negate": "A"}, r"negate: combine: auto does not take it; combine: factorwise does"),
         ({"combine": "peft_linear", "metric": "curvature"}, r"metric: combine: peft_linear loses nothing by a metric"),
+        ({"reduce": True, "rank": 3}, r"reduce: a rank makes the best adapter of that rank"),
+        ({"metric": "frobenius", "damping": 0.1}, r"damping: metric: frobenius has no Grams to be damped"),
         ({"output": "dense", "rank": 3}, r"output: dense holds every update whole"),
         ({"ranks": 3}, r"adapters: unknown key 'ranks'.*rank"),
         ({"combine": "concat"}, r"adapters.combine"),
