@@ -39,15 +39,17 @@ def check_fingerprints(inputs: MergeInputs, progress: Progress) -> dict[str, str
 
 def _check_adapters_base(inputs: MergeInputs, adapters: Sequence[int]) -> None:
     """An adapter's curvature is that of the model under it too: one base for all stores, and the one that was given."""
-    expected, source = None, ""
-    if inputs.given_base is not None:
-        expected, source = inputs.given_base.fingerprint(), f"the base {inputs.request.base}"
+    agreed: tuple[str, str] | None = None
     for index in adapters:
         name, measured = inputs.request.models[index].name, inputs.store(index).manifest.model
         if measured.base_fingerprint is None:
             continue
-        if expected is None:
-            expected, source = measured.base_fingerprint, f"the base under {name}, {measured.base}"
+        under = inputs.under(index)
+        if under is None:
+            agreed = agreed or (measured.base_fingerprint, f"the base under {name}, {measured.base}")
+            expected, source = agreed
+        else:
+            expected, source = under.fingerprint(), f"{'the base ' if under is inputs.given_base else ''}{under.path}"
         if measured.base_fingerprint != expected:
             raise FingerprintMismatch(
                 f"{inputs.store(index).path}: {name} was measured on the base {measured.base} "
@@ -57,12 +59,11 @@ def _check_adapters_base(inputs: MergeInputs, adapters: Sequence[int]) -> None:
 
 def notes_on_bases(inputs: MergeInputs) -> list[str]:
     """Adapters that name another base than the one on which they are merged; a copy of one name counts as the same."""
-    if inputs.given_base is None:
-        return []
-    given = Path(str(inputs.request.base))
     notes = []
-    for name, checkpoint in zip(inputs.model_names, inputs.checkpoints, strict=True):
+    for index, (name, checkpoint) in enumerate(zip(inputs.model_names, inputs.checkpoints, strict=True)):
         named = (checkpoint.config or {}).get("base_model_name_or_path") if checkpoint.kind != "model" else None
-        if named and Path(str(named)).name != given.name:
-            notes.append(f"the adapter {name} was made for {named} and is merged on {inputs.request.base}")
+        model = inputs.request.models[index]
+        given = inputs.request.base if model.adapter is None else model.path
+        if named and given is not None and Path(str(named)).name != Path(given).name:
+            notes.append(f"the adapter {name} was made for {named} and is merged on {given}")
     return notes

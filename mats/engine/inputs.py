@@ -20,7 +20,7 @@ from mats.checkpoints import (
     tied_in_all,
 )
 from mats.checkpoints.adapters import merge_base, neutral_adapter
-from mats.checkpoints.densify import densify, on_one_base
+from mats.checkpoints.densify import densify
 from mats.checkpoints.heads import head_names
 from mats.checkpoints.legacy import is_ia3_vector
 from mats.checkpoints.safetensors_file import SafetensorsFile
@@ -29,10 +29,10 @@ from mats.engine.asked import AskedCheckpoints, asked_paths
 from mats.engine.devices import resolve_dtype
 from mats.engine.filled import FILLS, fillable, filled_view
 from mats.engine.heads import Separated, separate, under_head
-from mats.engine.opened import open_input
+from mats.engine.opened import open_input, whole_models
 from mats.engine.request import MergeRequest
 from mats.engine.sparsified import sparsified_view
-from mats.engine.vocabulary import common_vocabulary
+from mats.engine.vocabulary import common_vocabulary, under_one_head
 from mats.errors import InputsMismatch, RequestError
 from mats.methods.sampling import sample_checkpoint
 from mats.store import MetadataStore, open_store
@@ -42,7 +42,8 @@ class MergeInputs:
     """Checkpoints and stores of a request, opened lazily; use as a context manager.
 
     Attributes:
-        checkpoints: the request's models as they lie on disk.
+        opened: the request's models as they lie on disk, with what some adapters bring to lie on.
+        checkpoints: these models alone, or their adapters.
         models: what is merged of them: their bodies where the request keeps heads apart, else all of them.
         given_base: the checkpoint that `base:` names; None without one.
         vocabulary: the models and the base with one vocabulary between them.
@@ -64,7 +65,8 @@ class MergeInputs:
         self._measured: dict[int, Checkpoint] = {}
         self._measured_aliases: dict[int, Mapping[str, str]] = {}
         try:
-            self.checkpoints = tuple(open_input(model.path, model.adapter, self._exit) for model in request.models)
+            self.opened = tuple(open_input(model.path, model.adapter, self._exit) for model in request.models)
+            self.checkpoints = tuple(model.stored for model in self.opened)
             self.given_base = None if request.base is None else self._open(request.base)
             self.kind = self._common_kind()
             models, base = self._arranged()
@@ -90,6 +92,8 @@ class MergeInputs:
         models, base = self._whole()
         if self.request.arrangement is None:
             return models, base
+        shown, _ = under_one_head([*([] if base is None else [base]), *models])
+        models, base = (shown, None) if base is None else (shown[1:], shown[0])
         return self.request.arrangement.of(models, base)
 
     def _whole(self) -> tuple[tuple[Checkpoint, ...], Checkpoint | None]:
@@ -98,21 +102,22 @@ class MergeInputs:
         Raises:
             RequestError: no base to lay them on.
         """
-        kinds = [checkpoint.kind for checkpoint in self.checkpoints]
-        if self.kind == "ia3" or set(kinds) == {"model"}:
+        if self.kind == "ia3":
             return self.checkpoints, self.given_base
-        if self.given_base is None:
-            first = next(index for index, kind in enumerate(kinds) if kind != "model")
+        loose = [index for index, each in enumerate(self.opened) if each.stored.kind != "model" and each.under is None]
+        if self.given_base is None and loose:
             raise RequestError(
-                f"model {self.model_names[first]}: an adapter ({kinds[first]}) is merged as a whole model, laid onto "
-                "the base, and none is given; `base:` with the model under it would be right"
+                f"model {self.model_names[loose[0]]}: an adapter ({self.checkpoints[loose[0]].kind}) is merged as a "
+                "whole model, laid onto the base, and none is given; `base:` with the model under it would be right"
             )
-        base, models = on_one_base(self.given_base, self.checkpoints, at_least=torch.float32)
+        models, base = whole_models(self.opened, self.given_base)
+        if base is None:
+            return models, None
         return adapted_parts(models, base) if self.request.makes_adapter else (models, base)
 
     def _common_kind(self) -> str:
         """What is merged: (IA)³ vectors where all models are such adapters, else whole models."""
-        return "ia3" if {checkpoint.kind for checkpoint in self.checkpoints} == {"ia3"} else "model"
+        return "ia3" if all(each.stored.kind == "ia3" and each.under is None for each in self.opened) else "model"
 
     def _separated(self) -> Separated | None:
         if self.request.heads is None or self.request.makes_adapter:
@@ -135,7 +140,7 @@ class MergeInputs:
 
     def _match_names(self) -> None:
         match = match_tensors(self._body, self.models)
-        names = [model.name for model in self.request.models]
+        names = self.model_names
         keys = labels(self.models)
         self._aliases = [match.aliases.get(key, {}) for key in keys]
         self.missing = {name: match.missing.get(key, ()) for name, key in zip(names, keys, strict=True)}
@@ -149,9 +154,20 @@ class MergeInputs:
         )
         if self.request.dtype is None and not self.request.makes_adapter:
             self.tensors = self.vocabulary.as_stored(self.tensors, self.given_base or self.checkpoints[0])
+        self._check_assigned()
         groups = tied_in_all(self._body, self.models)
         self.followers = {group[0]: group[1:] for group in groups}
         self._leaders = {other: group[0] for group in groups for other in group[1:]}
+
+    def _check_assigned(self) -> None:
+        """Where single tensors have settings of their own, all must have: what others do is not meant for them."""
+        assigned = self.request.assignments
+        lost = [info.name for info in self.tensors if info.name not in assigned] if assigned else []
+        if lost:
+            raise InputsMismatch(
+                f"{self.reference.name}: nothing says how to merge {len(lost)} tensors of the result (first: "
+                f"{lost[0]}); settings for each would be right"
+            )
 
     def _fill_missing(self) -> None:
         """Deal with what models lack, as the request says."""
@@ -212,7 +228,7 @@ class MergeInputs:
     @cached_property
     def model_names(self) -> tuple[str, ...]:
         """How the request calls its models."""
-        return tuple(model.name for model in self.request.models)
+        return self.request.model_names
 
     @cached_property
     def infos(self) -> dict[str, TensorInfo]:
@@ -252,6 +268,10 @@ class MergeInputs:
             name = back.get(name) or next(iter(twins), name)
         return self._leaders.get(name, name)
 
+    def under(self, index: int) -> Checkpoint | None:
+        """What the model `index`, if it is an adapter, lies on: the model that came with it, or the base."""
+        return self.opened[index].under or self.given_base
+
     def measured(self, index: int) -> Checkpoint:
         """The checkpoint whose statistics the store of model `index` must hold: the model, or what `measured_on` names.
 
@@ -270,7 +290,8 @@ class MergeInputs:
                     f"model {model.name}: measured_on {model.measured_on} is {opened.kind}, the model {self.kind}; a "
                     "checkpoint of the same kind would be right"
                 )
-            whole = densify(self.given_base, opened) if opened.kind == "lora" and self.given_base else opened
+            under = self.under(index)
+            whole = densify(under, opened) if opened.kind == "lora" and under else opened
             match = match_tensors(self._body, [whole])
             self.vocabulary.check_measured(whole)
             self._measured_aliases[index] = match.aliases[whole.name]

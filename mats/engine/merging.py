@@ -185,6 +185,7 @@ def _write_configuration(inputs: MergeInputs, folder: Path) -> None:
     if separated is None or choice is None:
         if inputs.kind == "model":
             copy_companions(inputs.reference, folder)
+            _write_configuration_under(inputs, folder)
         else:
             copy_companions(inputs.models[0], folder, base=inputs.given_base)
         return
@@ -207,12 +208,21 @@ def _write_configuration(inputs: MergeInputs, folder: Path) -> None:
         write_heads(folder, heads, configs, separated.owner_name)
 
 
+def _write_configuration_under(inputs: MergeInputs, folder: Path) -> None:
+    """Without a base, and if the first model is an adapter on a model: what lies beside that, and their config.json."""
+    under = inputs.opened[0].under
+    if inputs.given_base is None and under is not None:
+        copy_companions(under, folder, replace=False)
+        if inputs.reference.config is not None:
+            write_json_atomically(folder / "config.json", inputs.reference.config)
+
+
 def _write_vocabulary(inputs: MergeInputs, folder: Path) -> None:
     """The chosen vocabulary's tokenizer and sizes, and the chosen chat template, over what was copied."""
     if inputs.vocabulary.files is not None:
         inputs.vocabulary.files.write(folder)
     if inputs.request.chat_template is not None:
-        given = [*([] if inputs.given_base is None else [inputs.given_base]), *inputs.checkpoints]
+        given = [*([] if inputs.given_base is None else [inputs.given_base]), *inputs.vocabulary.models]
         homes = [checkpoint.path for checkpoint in given if checkpoint.path.is_dir()]
         template = chosen_template(inputs.request.chat_template, homes)
         if template is not None:

@@ -107,7 +107,7 @@ def common_vocabulary(
         RequestError: an adapter, a model without embeddings, a row that does not exist.
         CheckpointCorrupt: a tokenizer that cannot be read.
     """
-    checkpoints, notes = _under_one_head([*([] if base is None else [base]), *models])
+    checkpoints, notes = under_one_head([*([] if base is None else [base]), *models])
     named = list(zip([*([] if base is None else ["base"]), *names], checkpoints, strict=True))
     spoken = speak(named)
     if choice is None:
@@ -153,7 +153,7 @@ def _result(
     )
 
 
-def _under_one_head(checkpoints: Sequence[Checkpoint]) -> tuple[Sequence[Checkpoint], list[str]]:
+def under_one_head(checkpoints: Sequence[Checkpoint]) -> tuple[tuple[Checkpoint, ...], list[str]]:
     """Tied and untied inputs together: see `mats.checkpoints.vocabulary_heads`."""
     shown, given = with_heads(checkpoints)
     notes = [

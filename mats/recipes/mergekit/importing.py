@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,10 @@ from mats.recipes.mergekit.tokens import vocabulary_keys
 from mats.yaml_reader import YamlFile
 
 if TYPE_CHECKING:
+    import torch
+
     from mats.checkpoints import Checkpoint
+    from mats.engine.opened import Opened
     from mats.engine.request import MergeRequest, ModelInput
     from mats.methods.registry import MethodSettings
 
@@ -81,9 +84,12 @@ def _request(file: MergeFile, options: Options) -> MergeRequest:
     sliced = any(part.length is not None for module in file.modules for part in module.slices) or len(file.modules) > 1
     arrangement = None
     with ExitStack() as exit_stack:
-        opened = {each: _open(each, exit_stack) for each in _references(file)}
+        on_disk = {each: open_reference(each, exit_stack) for each in _references(file)}
+        opened = _shown(on_disk)
         structures = {each: structure_of(model.tensors, model.config) for each, model in opened.items()}
-        dtype = file.dtype or _common_dtype(list(opened.values()))
+        formats = formats_of(on_disk.values())
+        adapted = any(model.under is not None for model in on_disk.values())
+        dtype = file.dtype or (smallest_for_all(formats) if adapted or len(formats) > 1 else None)
         if sliced:
             layout = Layout(file, structures, {each: model.config or {} for each, model in opened.items()})
             assignments = assigner.assign(layout.parts())
@@ -107,7 +113,7 @@ def _request(file: MergeFile, options: Options) -> MergeRequest:
         vocab=options.vocab,
         assignments=assignments,
         arrangement=arrangement,
-        notes=_notes(file, dtype),
+        notes=_notes(file, dtype if len(formats) > 1 else None),
         resolved_recipe=_as_written(file, options),
         **vocabulary_keys(file, dict(zip(assigner.inputs.references, models, strict=True))),
     )
@@ -119,7 +125,18 @@ def _references(file: MergeFile) -> Sequence[ModelReference]:
     return list(dict.fromkeys([*([] if file.base is None else [file.base]), *found]))
 
 
-def _open(reference: ModelReference, until: ExitStack) -> Checkpoint:
+def _shown(opened: Mapping[ModelReference, Opened]) -> dict[ModelReference, Checkpoint]:
+    """The models as the engine will see them: adapters laid on, and a head for all where one has its own."""
+    from mats.checkpoints.vocabulary_heads import with_heads
+    from mats.engine.opened import whole_models
+
+    models, _ = whole_models(list(opened.values()), None)
+    shown, _ = with_heads(models)
+    return dict(zip(opened, shown, strict=True))
+
+
+def open_reference(reference: ModelReference, until: ExitStack) -> Opened:
+    """A model as it lies on disk, with its adapter; `until` closes it."""
     from mats.engine.opened import open_input
 
     adapter = None if reference.adapter is None else resolved_path(reference.adapter)
@@ -147,20 +164,26 @@ def model_inputs(references: Sequence[ModelReference]) -> tuple[ModelInput, ...]
     return tuple(inputs)
 
 
-def _common_dtype(models: Sequence[Checkpoint]) -> str | None:
-    """None where all models have one number format, else the smallest that holds every model's numbers."""
+def formats_of(models: Iterable[Opened]) -> set[torch.dtype]:
+    """The number formats of the models; of `model+adapter` those of the model."""
+    tensors = (info for model in models for info in model.in_files.tensors.values())
+    return {info.dtype for info in tensors if info.dtype.is_floating_point}
+
+
+def smallest_for_all(formats: Collection[torch.dtype]) -> str | None:
+    """The smallest number format that holds every number of the given ones (float16 and bfloat16 meet in float32)."""
     import torch
 
-    formats = {info.dtype for model in models for info in model.tensors.values() if info.dtype.is_floating_point}
-    if len(formats) < 2:
+    if not formats:
         return None
-    common = torch.float16 if formats == {torch.float16} else next(iter(formats))
+    common = next(iter(formats))
     for each in formats:
         common = torch.promote_types(common, each)
     return str(common).removeprefix("torch.")
 
 
 def _notes(file: MergeFile, dtype: str | None) -> tuple[str, ...]:
+    """What the user should know; `dtype` is the result's where the inputs' differ, else None."""
     notes = [f"a merge file of mergekit ({file.method}); sums are kept in float32 or better, whatever dtype says"]
     if file.dtype is None and dtype is not None:
         notes.append(f"the models' number formats differ, and the file names none: the result is {dtype}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ def native_request(file: MergeFile, options: Options) -> MergeRequest:
         method=method,
         output=options.output,
         base=None if file.base is None else resolved_path(file.base.model),
-        dtype=file.dtype,
+        dtype=file.dtype or _adapted_dtype(file),
         device=options.device,
         memory_budget=options.memory_budget,
         overwrite=options.overwrite,
@@ -50,6 +51,17 @@ def native_request(file: MergeFile, options: Options) -> MergeRequest:
         resolved_recipe=dict(file.file.data),
         **vocabulary_keys(file, references),
     )
+
+
+def _adapted_dtype(file: MergeFile) -> str | None:
+    """Without a base, adapters on models leave the number format open; it is that of the models."""
+    from mats.recipes.mergekit.importing import formats_of, open_reference, smallest_for_all
+
+    sources = file.modules[0].slices[0].sources
+    if file.base is not None or all(source.model.adapter is None for source in sources):
+        return None
+    with ExitStack() as until:
+        return smallest_for_all(formats_of([open_reference(source.model, until) for source in sources]))
 
 
 def _spelt_out(settings: Any) -> dict[str, Any]:
