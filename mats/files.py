@@ -14,7 +14,7 @@ from typing import Any
 
 import xxhash
 
-from mats.errors import OutOfSpace, OutputExists, WorkFailed
+from mats.errors import CheckpointCorrupt, OutOfSpace, OutputExists, WorkFailed
 
 CHUNK = 1 << 22  # bytes read at a time when hashing
 
@@ -52,6 +52,24 @@ def write_json_atomically(path: Path, value: Any) -> None:
     """Write `value` as indented JSON with sorted keys, whole or not at all."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_bytes_atomically(path, (text + "\n").encode())
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        CheckpointCorrupt: it is no JSON, or no object.
+        WorkFailed: it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    except ValueError as error:
+        raise CheckpointCorrupt(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointCorrupt(f"{path}: holds a {type(content).__name__}; a JSON object would be right")
+    return content
 
 
 def publish_folder(temporary: Path, final: Path, *, overwrite: bool = False) -> None:

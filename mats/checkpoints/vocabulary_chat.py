@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from mats.errors import CheckpointCorrupt, RequestError
-from mats.files import explain_os_error, write_bytes_atomically, write_json_atomically
+from mats.checkpoints.vocabulary_tokens import SETTINGS_FILE
+from mats.errors import RequestError
+from mats.files import explain_os_error, read_json_object, write_bytes_atomically, write_json_atomically
 
 TEMPLATE_FILE = "chat_template.jinja"
-SETTINGS_FILE = "tokenizer_config.json"
 SHORTEST = 20  # characters; what is shorter, or holds no brace, is meant as a name
 
 BUILT_IN = {
@@ -106,10 +105,7 @@ def read_template(folder: Path) -> str | None:
         file = folder / name
         if not file.is_file():
             continue
-        try:
-            template = json.loads(file.read_text(encoding="utf-8")).get("chat_template")
-        except (OSError, ValueError, AttributeError) as error:
-            raise CheckpointCorrupt(f"{file}: not readable as a JSON object ({error})") from error
+        template = read_json_object(file).get("chat_template")
         if isinstance(template, list):  # several templates by name
             named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
             template = named.get("default")
@@ -123,13 +119,14 @@ def write_template(folder: Path, template: str) -> None:
 
     Raises:
         WorkFailed, OutOfSpace: from the disk.
+        CheckpointCorrupt: a tokenizer_config.json that is not JSON.
     """
     write_bytes_atomically(folder / TEMPLATE_FILE, template.encode())
     try:
         (folder / "chat_template.json").unlink(missing_ok=True)
-        settings_file = folder / SETTINGS_FILE
-        settings = json.loads(settings_file.read_text(encoding="utf-8")) if settings_file.is_file() else {}
     except OSError as error:
         raise explain_os_error(error, folder) from error
+    settings_file = folder / SETTINGS_FILE
+    settings = read_json_object(settings_file) if settings_file.is_file() else {}
     if "chat_template" in settings:  # a second, older place, which must not contradict
         write_json_atomically(settings_file, {key: each for key, each in settings.items() if key != "chat_template"})

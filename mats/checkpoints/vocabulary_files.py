@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from mats.checkpoints.checkpoint import Checkpoint
-from mats.checkpoints.vocabulary_tokens import FAST_FILE, SLOW_FILES, TokenizerFiles
-from mats.files import explain_os_error, write_bytes_atomically, write_json_atomically
+from mats.checkpoints.vocabulary_tokens import FAST_FILE, SETTINGS_FILE, SLOW_FILES, TokenizerFiles
+from mats.files import explain_os_error, read_json_object, write_bytes_atomically, write_json_atomically
 
 OTHER_FILES = ("tokenizer*.json", "special_tokens_map.json", "chat_template.*")
 GENERATION_FILE = "generation_config.json"
-SETTINGS_FILE = "tokenizer_config.json"
 NESTED = ("text_config", "encoder", "decoder")
 """Keys under which a composed model keeps the configurations of its parts."""
 
@@ -44,6 +42,7 @@ class OutputVocabulary:
 
         Raises:
             WorkFailed, OutOfSpace: from the disk.
+            CheckpointCorrupt: a file there that is no JSON.
         """
         self._copy_tokenizer(folder)
         if self.definition is not None:
@@ -117,10 +116,7 @@ def _is_special(key: str) -> bool:
 
 def _read(file: Path) -> dict[str, Any]:
     """The object in a JSON file; empty where there is none."""
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
-    except OSError as error:
-        raise explain_os_error(error, file) from error
+    return read_json_object(file) if file.is_file() else {}
 
 
 def _remove(folder: Path, patterns: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mats.checkpoints.checkpoint import Checkpoint
-from mats.checkpoints.vocabulary_tensors import embedding_of, is_head
+from mats.checkpoints.vocabulary_tensors import embedding_of, is_output_head
 
 WITH_A_HEAD = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM", "ForPreTraining")
 """Endings of architectures that have an output head, stored or not."""
@@ -23,7 +23,7 @@ def with_heads(checkpoints: Sequence[Checkpoint]) -> tuple[tuple[Checkpoint, ...
     """
     shown = list(checkpoints)
     given: dict[str, list[str]] = {}
-    names = {name for held in checkpoints for name in held.tensors if is_head(name) and name.endswith(".weight")}
+    names = {name for held in checkpoints for name in held.tensors if is_output_head(name) and name.endswith(".weight")}
     for name in sorted(names):
         tying = [index for index, held in enumerate(checkpoints) if name not in held.tensors and _ties(held)]
         if tying and any(name in held.tensors and _is_own(held, name) for held in checkpoints):
@@ -47,7 +47,7 @@ def _ties(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint that stores no head has one all the same, by its class."""
     config = checkpoint.config or {}
     has_head = any(str(name).endswith(WITH_A_HEAD) for name in config.get("architectures") or ())
-    stored = any(is_head(name) and name.endswith(".weight") for name in checkpoint.tensors)
+    stored = any(is_output_head(name) and name.endswith(".weight") for name in checkpoint.tensors)
     return checkpoint.kind == "model" and has_head and not stored and embedding_of(checkpoint) is not None
 
 

@@ -27,7 +27,8 @@ EMBEDDINGS = (
 """Last part but one of the names of input embeddings; the first of these that a checkpoint has is its embedding."""
 HEADS = frozenset({"lm_head", "embed_out", "proj_out", "vocab_projector", "lm_loss", "generator_lm_head"})
 """Last part but one of the names of output heads."""
-ALSO = frozenset({"embed_tokens_per_layer"})
+INPUTS_BESIDE = frozenset({"embed_tokens_per_layer"})
+"""The same of further input tables, beside the embedding."""
 HEADS_INSIDE = frozenset({("predictions", "decoder"), ("lm_head", "decoder"), ("lm_predictions", "lm_head")})
 """Heads within a module of their own (BERT, RoBERTa, DeBERTa): last parts but one."""
 HEAD_BIASES = (("predictions", "bias"), ("final_logits_bias",))
@@ -53,7 +54,9 @@ def vocabulary_tensors(checkpoint: Checkpoint) -> tuple[str, ...]:
     return tuple(
         name
         for name, info in checkpoint.tensors.items()
-        if info.dtype.is_floating_point and _has_rows(name, info.shape, rows) and (is_head(name) or _is_input(name))
+        if info.dtype.is_floating_point
+        and _has_rows(name, info.shape, rows)
+        and (is_output_head(name) or _is_input(name))
     )
 
 
@@ -67,11 +70,11 @@ def with_rows(name: str, shape: tuple[int, ...], rows: int) -> tuple[int, ...]:
     return (*shape[:-1], rows) if _is_bias(name) else (rows, *shape[1:])
 
 
-def is_head(name: str) -> bool:
+def is_output_head(name: str) -> bool:
     """Whether a name is that of an output head's weight or bias.
 
-    >>> is_head("lm_head.weight"), is_head("cls.predictions.bias"), is_head("decoder.block.0.layer.0.weight")
-    (True, True, False)
+    >>> [is_output_head(name) for name in ("lm_head.weight", "cls.predictions.bias", "decoder.block.0.layer.0.weight")]
+    [True, True, False]
     """
     parts = tuple(name.split("."))
     if any(parts[-len(ending) :] == ending for ending in HEAD_BIASES) or name == "output.weight":
@@ -97,7 +100,7 @@ def counterpart(name: str, checkpoint: Checkpoint) -> str | None:
 
 def _is_input(name: str) -> bool:
     parts = name.split(".")
-    return len(parts) > 1 and parts[-1] == "weight" and (parts[-2] in EMBEDDINGS or parts[-2] in ALSO)
+    return len(parts) > 1 and parts[-1] == "weight" and (parts[-2] in EMBEDDINGS or parts[-2] in INPUTS_BESIDE)
 
 
 def _is_bias(name: str) -> bool:

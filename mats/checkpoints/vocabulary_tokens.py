@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mats.errors import CheckpointCorrupt
-from mats.files import explain_os_error
+from mats.files import explain_os_error, read_json_object
 
 FAST_FILE = "tokenizer.json"
+SETTINGS_FILE = "tokenizer_config.json"
 SLOW_FILES = ("vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "bpe.codes", "*.model", "*.spm")
 MARKS_OF_A_TOKENIZER = ("vocab.json", "vocab.txt", "*.model", "*.spm")
 
@@ -51,13 +52,7 @@ class TokenizerFiles:
         if FAST_FILE not in self.names:
             backend = getattr(self._by_transformers, "backend_tokenizer", None)
             return None if backend is None else json.loads(backend.to_str())
-        path = self.folder / FAST_FILE
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise explain_os_error(error, path) from error
-        except (ValueError, TypeError) as error:
-            raise CheckpointCorrupt(f"{path}: not readable as JSON ({error})") from error
+        return read_json_object(self.folder / FAST_FILE)
 
     @cached_property
     def tokens(self) -> dict[str, int]:

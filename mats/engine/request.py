@@ -89,7 +89,8 @@ class MergeRequest:
         base: the pretrained checkpoint; needed by task vectors, by starts made of them, and to load adapters.
         rules: exceptions by parameter name; the first that matches counts.
         missing: what stands for tensors that a model lacks: `base` (the result has the base's), `error`, or in the
-            model `zeros`, `ones` or `copy` (of the base's, without one of the first model's); what it has stays.
+            model `zeros`, `ones` or `copy` (of the base's, without one of the first model's); what it has stays. Of
+            adapters merged into one: `base` (what one of them leaves alone counts as unchanged there) or `error`.
         heads: merge bodies alone, and do so with the heads; None: everything is merged.
         adapters: LoRA adapters come out as one adapter, and how; None: as a whole model, on the base.
         dtype: of the output ("float32", "bfloat16", "float16"); None keeps each tensor's dtype in the base.
@@ -98,7 +99,7 @@ class MergeRequest:
             still solved as long as it fits into the machine's memory.
         overwrite: replace an existing output.
         strict: raise NotConverged, after publishing, when a solve missed its tolerance.
-        max_shard_bytes: largest weight file.
+        max_shard_bytes: largest weight file; a LoRA adapter is one file in any case, since PEFT loads no other.
         vocab: what to do when vocabularies differ: "error"; "base": the output has the base's tokens; "union": those of
             all. Rows are matched by token.
         tokenizer: more about the output's vocabulary than `vocab` can say; None: what `vocab` says.

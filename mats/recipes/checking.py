@@ -10,6 +10,7 @@ from typing import Any
 
 from mats.data import DatasetSpec, missing_files
 from mats.errors import DataError, MatsError, OutputExists, RequestError
+from mats.recipes.adapters import adapters_of
 from mats.recipes.requests import dataset_of, existing_metadata, heads_of, merge_request, reads_metadata
 from mats.recipes.schema import Recipe
 from mats.recipes.sections import ModelEntry
@@ -101,8 +102,10 @@ def _separate(recipe: Recipe) -> None:
         Path(),
         base=recipe.base,
         heads=heads_of(recipe),
+        missing=recipe.missing,
         vocab=recipe.vocab,
         tokenizer=vocabulary_of(recipe.tokenizer),
+        adapters=adapters_of(recipe.adapters),
     )
     MergeInputs(request).close()
 

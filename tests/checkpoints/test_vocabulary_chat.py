@@ -91,7 +91,7 @@ def test_older_places_are_read_and_then_give_way(tmp_path: Path) -> None:
     assert say(folder) == SAID["chatml"]
     (folder / "chat_template.jinja").unlink()
     (folder / "tokenizer_config.json").write_text("[]")
-    with pytest.raises(CheckpointCorrupt, match="not readable as a JSON object"):
+    with pytest.raises(CheckpointCorrupt, match="holds a list; a JSON object would be right"):
         read_template(folder)
 
 

@@ -18,7 +18,7 @@ from mats.checkpoints.vocabulary_rows import Piece, RowPlan, TokenRows, disagree
 from mats.checkpoints.vocabulary_tensors import (
     counterpart,
     embedding_of,
-    is_head,
+    is_output_head,
     vocabulary_tensors,
     width_of,
     with_rows,
@@ -217,7 +217,7 @@ def test_integers_are_no_embeddings_and_biases_may_have_a_leading_axis(tmp_path:
     )
     assert with_rows("final_logits_bias", (1, 9), 5) == (1, 5)
     assert (with_rows("lm_head.bias", (9,), 5), with_rows("lm_head.weight", (9, 4), 5)) == ((5,), (5, 4))
-    assert not is_head("decoder.weight")
+    assert not is_output_head("decoder.weight")
 
 
 def test_a_body_saved_alone_has_the_counterpart_of_a_class_with_a_head(tmp_path: Path) -> None:
