@@ -13,7 +13,9 @@ from torch import Tensor
 
 from mats.checkpoints import Checkpoint, TensorInfo
 from mats.checkpoints.checkpoint import Stored
+from mats.checkpoints.legacy import is_ia3_vector
 from mats.engine.request import Missing
+from mats.errors import InputsMismatch
 
 FILLS = ("zeros", "ones", "copy")
 
@@ -47,6 +49,49 @@ def filled_view(model: Checkpoint, reference: Checkpoint, names: Sequence[str], 
         {**{name: model.place(name) for name in model.tensors}, **added},
         model.config,
     )
+
+
+def completed(
+    models: Sequence[Checkpoint],
+    reference: Checkpoint,
+    missing: Mapping[str, Sequence[str]],
+    how: Missing,
+    *,
+    kind: str,
+    base: Checkpoint | None,
+) -> tuple[tuple[Checkpoint, ...], frozenset[str]]:
+    """The models with something in place of what they lack, as the request says; and the names that this gives to all.
+
+    Args:
+        models: matched with `reference`.
+        reference: the base, or the first model, under the names of the merge.
+        missing: name of each model, in their order → names that it lacks.
+        how: what the request says.
+        kind: of what is merged. A vector that an (IA)³ adapter lacks changes nothing there: it is ones, an update of 0
+            that others are added to.
+        base: of the merge, whose tensors the result may have instead.
+
+    Raises:
+        InputsMismatch: tensors that nothing may stand for.
+    """
+    if how in FILLS:
+        lacking = [fillable(reference, names) for names in missing.values()]
+        views = tuple(filled_view(model, reference, names, how) for model, names in zip(models, lacking, strict=True))
+        return views, frozenset(name for names in lacking for name in names)
+    for name, absent in missing.items():
+        if absent and (base is None or how == "error"):
+            keep = "" if base is None else "base (the result has the base's), "
+            wanted = f"`missing:` {keep}zeros, ones or copy" + ("" if base else ", or a `base:` that has them,")
+            raise InputsMismatch(
+                f"model {name} lacks {len(absent)} tensors of {reference.name} (first: {absent[0]}); {wanted} would be "
+                "right"
+            )
+    if kind != "ia3" or how != "base":
+        return tuple(models), frozenset()
+    vectors = [name for name in reference.tensors if is_ia3_vector(name)]
+    lacking = [tuple(name for name in vectors if name in absent) for absent in missing.values()]
+    views = tuple(filled_view(model, reference, names, "ones") for model, names in zip(models, lacking, strict=True))
+    return views, frozenset(vectors)
 
 
 def filled_notes(missing: Mapping[str, Sequence[str]], reference: Checkpoint, how: Missing) -> list[str]:

@@ -22,16 +22,15 @@ from mats.checkpoints import (
 from mats.checkpoints.adapters import merge_base, neutral_adapter
 from mats.checkpoints.densify import densify
 from mats.checkpoints.heads import head_names
-from mats.checkpoints.legacy import is_ia3_vector
 from mats.checkpoints.safetensors_file import SafetensorsFile
 from mats.engine.adapter_parts import adapted_parts
 from mats.engine.asked import AskedCheckpoints, asked_paths
 from mats.engine.devices import resolve_dtype
-from mats.engine.filled import FILLS, fillable, filled_view
+from mats.engine.filled import completed
 from mats.engine.heads import Separated, separate, under_head
 from mats.engine.opened import open_input, whole_models
 from mats.engine.request import MergeRequest
-from mats.engine.sparsified import sparsified_view
+from mats.engine.sparsified import sparsified_views
 from mats.engine.vocabulary import common_vocabulary, under_one_head
 from mats.errors import InputsMismatch, RequestError
 from mats.methods.sampling import sample_checkpoint
@@ -79,7 +78,7 @@ class MergeInputs:
             self.reference = self._body if self.separated is None else under_head(self._body, self.separated.head)
             self._match_names()
             self.asked = self._asked()
-            self._thinned = self._sparsified()
+            self._thinned = sparsified_views(request.models, self.models, self.base, self._floating_names)
         except BaseException:
             self._exit.close()
             raise
@@ -146,7 +145,10 @@ class MergeInputs:
         self.missing = {name: match.missing.get(key, ()) for name, key in zip(names, keys, strict=True)}
         self.extra = {name: match.extra.get(key, ()) for name, key in zip(names, keys, strict=True)}
         self._common = frozenset(match.common)
-        self._fill_missing()
+        self.models, added = completed(
+            self.models, self._body, self.missing, self.request.missing, kind=self.kind, base=self.base
+        )
+        self._common |= added
         self.tensors: list[TensorInfo] = output_tensors(
             self.reference,
             self.models,
@@ -169,61 +171,15 @@ class MergeInputs:
                 f"{lost[0]}); settings for each would be right"
             )
 
-    def _fill_missing(self) -> None:
-        """Deal with what models lack, as the request says."""
-        how = self.request.missing
-        if self.kind == "ia3" and how == "base":
-            self._complete_vectors()
-        lacking = {
-            name: fillable(self._body, absent) if how in FILLS else absent for name, absent in self.missing.items()
-        }
-        if how in FILLS:
-            views = zip(self.models, lacking.values(), strict=True)
-            self.models = tuple(filled_view(model, self._body, absent, how) for model, absent in views)
-            self._common |= {name for absent in lacking.values() for name in absent}
-            return
-        for name, absent in lacking.items():
-            if absent and (self.base is None or how == "error"):
-                keep = "" if self.base is None else "base (the result has the base's), "
-                wanted = f"`missing:` {keep}zeros, ones or copy" + (
-                    "" if self.base else ", or a `base:` that has them,"
-                )
-                raise InputsMismatch(
-                    f"model {name} lacks {len(absent)} tensors of {self._body.name} (first: {absent[0]}); {wanted} "
-                    "would be right"
-                )
-
-    def _complete_vectors(self) -> None:
-        """A vector that an (IA)³ adapter lacks changes nothing there: ones, an update of 0 that others are added to."""
-        vectors = [name for name in self._body.tensors if is_ia3_vector(name)]
-        lacking = [[name for name in vectors if name in absent] for absent in self.missing.values()]
-        views = zip(self.models, lacking, strict=True)
-        self.models = tuple(filled_view(model, self._body, absent, "ones") for model, absent in views)
-        self._common |= set(vectors)
-
     def _asked(self) -> AskedCheckpoints:
         opened = {path: self._open(path) for path in asked_paths(self.request)}
         return AskedCheckpoints(opened, self._body, self.given_base, self.kind, self._common)
 
-    def _sparsified(self) -> dict[int, Checkpoint]:
-        """Model index → the model with its change thinned out, where the request asks for that and it does anything.
-
-        Raises:
-            RequestError: the change against a base is asked for, and there is none.
-        """
-        views = {}
-        for index, (given, model) in enumerate(zip(self.request.models, self.models, strict=True)):
-            if given.sparsify is None or given.sparsify.changes_nothing:
-                continue
-            if self.base is None and given.sparsify.of == "delta":
-                raise RequestError(
-                    f"model {given.name}: sparsify.of: delta is the change against a base, and none is given; `base:`, "
-                    "or of: weights, would be right"
-                )
-            names = {name: self._aliases[index].get(name, name) for name in self._body.tensors if name in self._common}
-            floating = {name: own for name, own in names.items() if model.tensors[own].dtype.is_floating_point}
-            views[index] = sparsified_view(model, self.base, floating, given.sparsify, given.name)
-        return views
+    def _floating_names(self, index: int) -> dict[str, str]:
+        """Floating-point tensor that all models have → what model `index` calls it."""
+        model, aliases = self.models[index], self._aliases[index]
+        own = {name: aliases.get(name, name) for name in self._body.tensors if name in self._common}
+        return {name: theirs for name, theirs in own.items() if model.tensors[theirs].dtype.is_floating_point}
 
     @cached_property
     def model_names(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ written, and no more than one tensor is held. The model on disk stays what metad
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from mats.checkpoints import Checkpoint, TensorInfo
 from mats.checkpoints.checkpoint import Stored
 from mats.engine.memory import FLOAT
+from mats.errors import RequestError
 from mats.methods.elementwise import CHUNK, working_dtype
 from mats.methods.sparsify import SparsifySettings
 from mats.methods.sparsify_kernels import factors, random_factors
@@ -42,6 +43,36 @@ def sparsified_view(
     file = _SparsifiedTensors(model, base if settings.of == "delta" else None, own_names, settings, called)
     stored = {name: Stored(file, name, info.shape) for name, info in file.infos.items()}
     return Checkpoint(model.name, model.path, model.kind, stored, model.config)
+
+
+def sparsified_views(
+    given: Sequence[Thinned],
+    models: Sequence[Checkpoint],
+    base: Checkpoint | None,
+    own_names: Callable[[int], Mapping[str, str]],
+) -> dict[int, Checkpoint]:
+    """Model index → the model with its change thinned out, where the request asks for that and it does anything.
+
+    Args:
+        given: the request's models.
+        models: their checkpoints.
+        base: of the merge; None without one.
+        own_names: model index → `own_names` of `sparsified_view`.
+
+    Raises:
+        RequestError: the change against a base is asked for, and there is none.
+    """
+    views = {}
+    for index, (asked, model) in enumerate(zip(given, models, strict=True)):
+        if asked.sparsify is None or asked.sparsify.changes_nothing:
+            continue
+        if base is None and asked.sparsify.of == "delta":
+            raise RequestError(
+                f"model {asked.name}: sparsify.of: delta is the change against a base, and none is given; `base:`, "
+                "or of: weights, would be right"
+            )
+        views[index] = sparsified_view(model, base, own_names(index), asked.sparsify, asked.name)
+    return views
 
 
 class Thinned(Protocol):
