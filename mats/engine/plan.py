@@ -5,7 +5,7 @@ Made from headers and manifests; no tensor and no statistic is read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
@@ -24,7 +24,7 @@ from mats.engine.sparsified import sparsify_bytes
 from mats.errors import OutOfSpace, RequestError
 from mats.methods.assigned import AssignedSettings
 from mats.methods.average import AverageSettings
-from mats.methods.elementwise import is_mergeable
+from mats.methods.elementwise import elementwise, is_mergeable
 from mats.methods.quadratic import Curvature, QuadraticSettings
 from mats.methods.registry import MethodSettings
 from mats.methods.settings import ElementwiseSettings, MethodSettingsBase
@@ -134,7 +134,7 @@ def make_plan(inputs: MergeInputs) -> MergePlan:
         for info in inputs.leading
         if info.name not in inputs.head
     }
-    _check_bases(inputs, list(chosen.values()))
+    _check_methods(inputs, chosen.values())
     stores = store_indexes(inputs) if any(method.reads_metadata for method in chosen.values()) else []
     streamed, systems = _decide(inputs, chosen, stores)
     streamed += _head(inputs)
@@ -156,21 +156,25 @@ def make_plan(inputs: MergeInputs) -> MergePlan:
     )
 
 
-def _check_bases(inputs: MergeInputs, methods: Sequence[MethodSettingsBase]) -> None:
-    if inputs.base is not None:
-        return
-    for method in methods:
-        needing: list[ElementwiseSettings] = []
+def _check_methods(inputs: MergeInputs, methods: Iterable[MethodSettingsBase]) -> None:
+    """Every elementwise method must take these models and their weights, and have a base if it reads one.
+
+    Raises:
+        RequestError: it does not.
+    """
+    for method in {id(each): each for each in methods}.values():
+        entrywise: list[ElementwiseSettings] = []
         if isinstance(method, QuadraticSettings):
-            needing = [method.init, method.outside_settings]
+            entrywise = [method.init, method.outside_settings]
         elif isinstance(method, ElementwiseSettings):
-            needing = [method]
-        for start in needing:
-            if start.reads_base(inputs.model_names):
+            entrywise = [method]
+        for start in entrywise:
+            if inputs.base is None and start.reads_base(inputs.model_names):
                 what = f"method {method.name}" + ("" if start is method else f" with init {start.name}")
                 raise RequestError(
                     f"{what}: needs a base model and none is given; add `base:`, or start from the average"
                 )
+            elementwise(start, inputs.request.weights, inputs.model_names)  # refuses weights that mean nothing to it
 
 
 def store_indexes(inputs: MergeInputs) -> list[StoreIndex]:

@@ -10,7 +10,9 @@ from engine_families import Family, draw_store, make_family, make_model, write_r
 
 from mats.checkpoints import Checkpoint
 from mats.engine import MergePlan, MergeRequest, Rule, System, plan_merge
+from mats.errors import RequestError
 from mats.methods import AverageSettings, MatsSettings
+from mats.methods.pointwise import PointwiseSettings
 from mats.store import MetadataStore
 
 
@@ -97,3 +99,15 @@ def test_decompositions_are_counted_where_they_are_made(bert: Family, tmp_path: 
     assert plan_merge(request).peak_bytes == 4 * max(30 * largest, 8 * max(sizes.values()))
     plain = plan_merge(replace(request, method=AverageSettings()))
     assert plain.peak_bytes == 4 * 5 * max(sizes.values())
+
+
+@pytest.mark.parametrize("as_start", [False, True])
+def test_weights_that_mean_nothing_to_a_method_are_refused_before_anything_is_read(
+    wanted: MergeRequest, as_start: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Checkpoint, "read", lambda *_: pytest.fail("a plan read a tensor"))
+    median = PointwiseSettings(aggregate="median")
+    models = tuple(replace(model, weight=place + 1.0) for place, model in enumerate(wanted.models))
+    method = MatsSettings(init=median) if as_start else median
+    with pytest.raises(RequestError, match="pointwise: aggregate median with the models' weights"):
+        plan_merge(replace(wanted, models=models, method=method))
