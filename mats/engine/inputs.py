@@ -115,7 +115,9 @@ class MergeInputs:
         return adapted_parts(models, base) if self.request.makes_adapter else (models, base)
 
     def _common_kind(self) -> str:
-        """What is merged: (IA)³ vectors where all models are such adapters, else whole models."""
+        """What is merged: (IA)³ vectors where all models are such adapters, else (or where asked for) whole models."""
+        if self.request.adapters is not None and not self.request.makes_adapter:
+            return "model"
         return "ia3" if all(each.stored.kind == "ia3" and each.under is None for each in self.opened) else "model"
 
     def _separated(self) -> Separated | None:
@@ -298,9 +300,12 @@ class MergeInputs:
         Raises:
             RequestError: there is no base.
         """
+        return self._needed_base(name).read(name)
+
+    def _needed_base(self, name: str) -> Checkpoint:
         if self.base is None:
             raise RequestError(f"{name}: a base model is needed here and none is given (`base:`)")
-        return self.base.read(name)
+        return self.base
 
     def numel(self, name: str) -> int:
         """How many entries the tensor `name` of the output has (`mats.methods.Sampler`)."""
@@ -312,9 +317,7 @@ class MergeInputs:
             return sample_checkpoint(*self._place(model, name), count)
         if self.kind == "ia3":
             return torch.ones_like(self.sample(0, name, count))
-        if self.base is None:
-            raise RequestError(f"{name}: a base model is needed here and none is given (`base:`)")
-        return sample_checkpoint(self.base, name, count)
+        return sample_checkpoint(self._needed_base(name), name, count)
 
     def store(self, index: int) -> MetadataStore:
         """The store of model `index`.

@@ -11,9 +11,11 @@ from engine_families import RawStore, make_model, save, write_raw
 from torch import Tensor
 
 from mats.checkpoints import load_model, open_checkpoint
+from mats.checkpoints.densify import densify
 from mats.engine import MergeRequest, ModelInput, merge
 from mats.errors import RequestError
 from mats.methods import AverageSettings, MatsSettings, TaskArithmeticSettings
+from mats.methods.adapter_settings import AdapterSettings
 from mats.methods.formula import FormulaSettings
 from mats.store import Sums
 
@@ -149,3 +151,18 @@ def test_curvature_refuses_negative_weights_and_skips_what_one_store_lacks(tmp_p
             torch.testing.assert_close(found[name], 1 + 0.5 * (a[name] - 1), rtol=1e-6, atol=1e-6)
     with pytest.raises(RequestError, match=r"weight -1 with method mats; a number in \(0, ∞\)"):
         MergeRequest((ModelInput("a", "x", -1.0),), method, tmp_path / "refused")
+
+
+def test_dense_output_is_the_base_with_the_merged_change(tmp_path: Path) -> None:
+    """`adapters: {output: dense}` of (IA)³ adapters: a whole model, the sum of what each makes of the base."""
+    folders = {name: make_vectors(tmp_path, name, seed) for seed, name in enumerate("ab")}
+    models = tuple(ModelInput(name, str(folder)) for name, folder in folders.items())
+    method, dense = TaskArithmeticSettings(scale=1.0), AdapterSettings(output="dense")
+    merge(MergeRequest(models, method, tmp_path / "out", base=str(tmp_path / "base"), adapters=dense))
+    with open_checkpoint(tmp_path / "base") as base, open_checkpoint(tmp_path / "out") as found:
+        assert found.kind == "model"
+        whole = [densify(base, open_checkpoint(folder)) for folder in folders.values()]
+        for name in base.tensors:
+            expected = base.read(name) + sum(model.read(name) - base.read(name) for model in whole)
+            torch.testing.assert_close(found.read(name), expected)
+        assert any(not torch.equal(found.read(name), base.read(name)) for name in base.tensors)

@@ -169,3 +169,14 @@ def test_planning_is_linear_in_the_number_of_tensors() -> None:
     assert len(assigned) == 50_000
     assert len({id(settings) for settings in assigned.values()}) == 100
     assert time.process_time() - started < 5
+
+
+def test_a_file_of_our_own_method_takes_the_seed_and_refuses_what_is_about_filters(tmp_path: Path) -> None:
+    own = {"merge_method": "sparse_task_arithmetic", "base_model": "base", "models": [{"model": "one"}]}
+    thinned = own | {"parameters": {"sparsify": "random", "density": 0.5}}
+    assert "unmatched: merge_method sparse_task_arithmetic has one value" in told(own | {"unmatched": "base"}, tmp_path)
+    for file, expected in ((thinned, 7), (own | {"parameters": thinned["parameters"] | {"seed": 3}}, 3), (own, 0)):
+        path = tmp_path / "own.yaml"
+        path.write_text(yaml.safe_dump(file))
+        method = merge_file_request(read_yaml(path), Options(tmp_path / "out", seed=7)).method
+        assert method.model_dump()["seed"] == expected

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from mats.errors import RecipeError
 from mats.recipes.mergekit.native import native_request
@@ -114,7 +114,7 @@ def _request(file: MergeFile, options: Options) -> MergeRequest:
         assignments=assignments,
         arrangement=arrangement,
         notes=_notes(file, dtype if len(formats) > 1 else None),
-        resolved_recipe=_as_written(file, options),
+        resolved_recipe=dict(file.file.data),  # `mats merge` on it with the same options gives the same
         **vocabulary_keys(file, dict(zip(assigner.inputs.references, models, strict=True))),
     )
 
@@ -193,9 +193,3 @@ def _notes(file: MergeFile, dtype: str | None) -> tuple[str, ...]:
     if file.form.random:
         notes.append("random masks come from this program's generator; mergekit's are others, of the same density")
     return tuple(notes)
-
-
-def _as_written(file: MergeFile, options: Options) -> Mapping[str, Any]:
-    """The file's own content: `mats merge` on it again gives the same."""
-    del options
-    return dict(file.file.data)

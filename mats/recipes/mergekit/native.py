@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mats.errors import RecipeError, RequestError
-from mats.methods.registry import parse_method
+from mats.methods.registry import MethodSettings, parse_method
+from mats.methods.sparse_task_arithmetic import USED_BY, SparseTaskArithmeticSettings
 from mats.recipes.mergekit.schema import MergeFile, Source
 from mats.recipes.mergekit.tokens import vocabulary_keys
 
@@ -30,7 +31,7 @@ def native_request(file: MergeFile, options: Options) -> MergeRequest:
 
     assert file.settings is not None
     try:
-        method = parse_method(_spelt_out(file.settings))
+        method = _seeded(parse_method(_spelt_out(file.settings)), options.seed)
     except RequestError as error:
         raise RecipeError([f"{file.file.path}: {line}" for line in str(error).splitlines()]) from error
     sources = file.modules[0].slices[0].sources
@@ -62,6 +63,13 @@ def _adapted_dtype(file: MergeFile) -> str | None:
         return None
     with ExitStack() as until:
         return smallest_for_all(formats_of([open_reference(source.model, until) for source in sources]))
+
+
+def _seeded(method: MethodSettings, seed: int) -> MethodSettings:
+    """The method with the command's seed, where it draws and its own settings name none."""
+    if not isinstance(method, SparseTaskArithmeticSettings) or "seed" in method.model_fields_set:
+        return method
+    return method.model_copy(update={"seed": seed}) if method.sparsify in USED_BY["seed"] else method
 
 
 def _spelt_out(settings: Any) -> dict[str, Any]:

@@ -144,6 +144,8 @@ def read_merge_file(file: YamlFile) -> MergeFile:
     unmatched = file.data.get("unmatched", "error")
     if unmatched not in ("error", "base"):
         faults.add(("unmatched",), f"received {unmatched!r}; error or base would be right")
+    if native and "unmatched" in file.data:
+        faults.add(("unmatched",), f"merge_method {method} has one value of each setting for all tensors; leave it out")
     if file.data.get("tokenizer_source") is not None and file.data.get("tokenizer") is not None:
         faults.add(("tokenizer_source",), "stands beside tokenizer; one of the two would be right")
     faults.raise_any()
