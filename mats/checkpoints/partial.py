@@ -34,6 +34,9 @@ def lock_folder(folder: Path) -> int:
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # "not found" among them: /proc and its like make no folders
+            raise explain_os_error(error, folder) from error
+        try:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
             continue  # its owner finished and removed it between the two calls

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mats.checkpoints import CheckpointWriter, TensorInfo, open_checkpoint
 from mats.checkpoints.layout import plan_layout
-from mats.checkpoints.partial import partial_folder
+from mats.checkpoints.partial import lock_folder, partial_folder
 from mats.errors import (
     InputsMismatch,
     MatsError,
@@ -302,6 +302,17 @@ def test_threads_may_write_at_the_same_time(tmp_path: Path) -> None:
         writer.publish()
     checkpoint = open_checkpoint(tmp_path / "out")
     assert all(torch.equal(checkpoint.read(name), value) for name, value in content.items())
+
+
+def test_a_place_where_no_folder_can_be_made_is_told_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """/proc says "not found" to `mkdir`: no reason to wait for an owner who is about to finish."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(WorkFailed, match="out: No such file or directory"):
+        lock_folder(tmp_path / "out")
 
 
 def test_too_little_space_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
