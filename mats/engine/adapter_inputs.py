@@ -31,6 +31,7 @@ class AdapterInputs:
             self.adapters = tuple(self._open(model.name, model.path) for model in request.models)
             self.base = None if request.base is None else self._exit.enter_context(open_checkpoint(request.base))
             self._check_modules()
+            self._check_base()
         except BaseException:
             self._exit.close()
             raise
@@ -90,6 +91,18 @@ class AdapterInputs:
                         f"model {model}: its update of {name} is {update.layer} {list(update.shape)}, that of model "
                         f"{first[0]} {first[1].layer} {list(first[1].shape)}; adapters of one base would be right"
                     )
+
+    def _check_base(self) -> None:
+        """A base that is given is the adapters' base, whether or not the sum reads it.
+
+        Raises:
+            InputsMismatch: it lacks a module that an adapter changes.
+        """
+        if self.base is not None:
+            for name, adapter in zip(self.names, self.adapters, strict=True):
+                places = Places.of(self.base, adapter.modules)
+                for module in adapter.modules:
+                    places.weight(module, f"model {name}")
 
     def close(self) -> None:
         """Close every file."""

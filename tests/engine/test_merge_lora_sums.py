@@ -410,3 +410,13 @@ def test_dtypes(tmp_path: Path) -> None:
             stacked = torch.cat([a.modules[name].B.double() * 2 / 3, b.modules[name].B.double() * 2], dim=1)
             assert torch.equal(module.B, stacked.to(torch.bfloat16))
     assert math.isclose(json.loads((tmp_path / "out" / "adapter_config.json").read_text())["lora_alpha"], 8)
+
+
+def test_an_adapter_of_another_base_than_the_one_given_is_refused(tmp_path: Path) -> None:
+    own = {name: make_lora(tmp_path, name, seed) for seed, name in enumerate("ab")}
+    other = make_lora(tmp_path / "elsewhere", "c", 2, family="gpt2", target_modules=["c_attn"])
+    base = str(make_base(tmp_path))
+    assert plan_merge(request_of(own, [1.0, 1.0], tmp_path / "out", SUM, base=base))
+    mixed = request_of({"a": own["a"], "c": other}, [1.0, 1.0], tmp_path / "out", SUM, base=base)
+    with pytest.raises(InputsMismatch, match=r"model c: adapts \S+c_attn, which the base base does not have"):
+        plan_merge(mixed)
