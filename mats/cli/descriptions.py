@@ -86,20 +86,20 @@ def describe_report(path: Path) -> dict[str, Any]:
     """
     from mats.errors import WorkFailed
     from mats.reporting.report import validate_report
+    from mats.reporting.summary import solved_layers, unconverged
 
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise WorkFailed(f"{path}: not JSON ({error}); merge again to write it anew") from error
     report = validate_report(value, source=str(path))
-    layers = report["layers"]
     return {
         "method": report["method"],
         "base": report["base"],
         "models": [f"{model['name']} (weight {model['weight']:g})" for model in report["models"]],
         "parameters_by_rule": report["parameters"]["by_rule"],
-        "systems_solved": len(layers),
-        "unconverged": [layer["name"] for layer in layers if layer.get("converged") is False],
+        "systems_solved": len(solved_layers(report)),
+        "unconverged": [layer["name"] for layer in unconverged(report)],
     }
 
 

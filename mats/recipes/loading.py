@@ -44,7 +44,8 @@ def check_layer(layer: Layer, overrides: Sequence[str]) -> Recipe:
     """Apply the overrides and the preset, and check everything against the schema."""
     if is_merge_file(layer.data):
         where = layer.origin(("merge_method",))
-        raise RecipeError([f"{where}: merge_method: a merge file of mergekit; mats merge FILE OUT reads those"])
+        advice = "mats merge FILE OUT reads those (with --dry-run it only looks)"
+        raise RecipeError([f"{where}: merge_method: a merge file of mergekit; {advice}"])
     layer, faults = apply_overrides(layer, overrides, Recipe)
     layer, preset_faults = below_preset(layer)
     faults += preset_faults

@@ -185,6 +185,7 @@ def test_inspect_tells_what_a_checkpoint_and_a_result_hold(workplace: Path, run_
     result = run_mats("inspect", "out", "--json").value
     assert result["kind"] == "result (model)"
     assert result["parameters_by_rule"] == {"average": 34}
+    assert result["systems_solved"] == 0  # a merge entry by entry
     text = run_mats("inspect", "out", "--tensors").out
     assert "layer.weight" in text
     assert run_mats("inspect", "nothing").status == 2
