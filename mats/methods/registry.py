@@ -9,55 +9,15 @@ from typing import Annotated, Any, Union, get_args
 from pydantic import Field, TypeAdapter, ValidationError
 
 from mats.errors import RequestError
-from mats.methods.average import AverageSettings
 from mats.methods.base import BaseSettings
-from mats.methods.breadcrumbs import BreadcrumbsSettings
 from mats.methods.fisher import FisherSettings
-from mats.methods.formula import FormulaSettings
-from mats.methods.iso_c import IsoCSettings
-from mats.methods.iso_cts import IsoCtsSettings
-from mats.methods.knots import KnotsSettings
-from mats.methods.linear import LinearSettings
 from mats.methods.mats import MatsSettings
-from mats.methods.model_stock import ModelStockSettings
-from mats.methods.nuslerp import NuslerpSettings
-from mats.methods.passthrough import PassthroughSettings
-from mats.methods.pointwise import PointwiseSettings
 from mats.methods.regmean import RegMeanSettings
-from mats.methods.sce import SceSettings
 from mats.methods.settings import MethodSettingsBase, registered_settings
-from mats.methods.slerp import SlerpSettings
-from mats.methods.sparse_task_arithmetic import SparseTaskArithmeticSettings
-from mats.methods.task_arithmetic import TaskArithmeticSettings
-from mats.methods.ties import TiesSettings
-from mats.methods.tsv_m import TsvMSettings
-from mats.methods.wudi import WudiSettings
+from mats.methods.start import DataFreeSettings
 
 MethodSettings = Annotated[
-    Union[  # noqa: UP007 (pydantic reads it at run time)
-        AverageSettings,
-        LinearSettings,
-        PointwiseSettings,
-        FormulaSettings,
-        TaskArithmeticSettings,
-        TiesSettings,
-        BreadcrumbsSettings,
-        TsvMSettings,
-        IsoCSettings,
-        IsoCtsSettings,
-        WudiSettings,
-        KnotsSettings,
-        ModelStockSettings,
-        NuslerpSettings,
-        PassthroughSettings,
-        SceSettings,
-        SlerpSettings,
-        SparseTaskArithmeticSettings,
-        FisherSettings,
-        RegMeanSettings,
-        MatsSettings,
-        BaseSettings,
-    ],
+    Union[DataFreeSettings, FisherSettings, RegMeanSettings, MatsSettings, BaseSettings],  # noqa: UP007 (read at run time)
     Field(discriminator="method"),
 ]
 """Settings of any method, told apart by the word under `method`."""

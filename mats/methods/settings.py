@@ -1,7 +1,7 @@
 """What every method's settings have in common: frozen, strict, and registered under the word users write.
 
 A method is added by writing one file that subclasses `MethodSettingsBase` with a `method: Literal["name"] = "name"`
-field, and by naming the class in the union of `mats.methods.registry`.
+field, and by naming the class in the union of `mats.methods.start`, or of `mats.methods.registry` if it reads metadata.
 """
 
 from __future__ import annotations

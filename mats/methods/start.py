@@ -26,28 +26,30 @@ from mats.methods.ties import TiesSettings
 from mats.methods.tsv_m import TsvMSettings
 from mats.methods.wudi import WudiSettings
 
+DataFreeSettings = Union[  # noqa: UP007 (pydantic reads it at run time)
+    AverageSettings,
+    LinearSettings,
+    PointwiseSettings,
+    FormulaSettings,
+    TaskArithmeticSettings,
+    TiesSettings,
+    BreadcrumbsSettings,
+    TsvMSettings,
+    IsoCSettings,
+    IsoCtsSettings,
+    WudiSettings,
+    KnotsSettings,
+    ModelStockSettings,
+    NuslerpSettings,
+    PassthroughSettings,
+    SceSettings,
+    SlerpSettings,
+    SparseTaskArithmeticSettings,
+]
+"""Settings of any method that merges models without metadata."""
+
 StartSettings = Annotated[
-    Union[  # noqa: UP007 (pydantic reads it at run time)
-        BaseSettings,
-        AverageSettings,
-        LinearSettings,
-        PointwiseSettings,
-        FormulaSettings,
-        TaskArithmeticSettings,
-        TiesSettings,
-        BreadcrumbsSettings,
-        TsvMSettings,
-        IsoCSettings,
-        IsoCtsSettings,
-        WudiSettings,
-        KnotsSettings,
-        ModelStockSettings,
-        NuslerpSettings,
-        PassthroughSettings,
-        SceSettings,
-        SlerpSettings,
-        SparseTaskArithmeticSettings,
-    ],
+    Union[BaseSettings, DataFreeSettings],  # noqa: UP007
     Field(discriminator="method"),
 ]
 """Settings of a start point, told apart by the word under `method`."""

@@ -23,6 +23,7 @@ An elected sign takes the place of the sign of a mean, sum, median or magnitude,
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Literal
 
@@ -90,7 +91,7 @@ def _share(vote: Tensor, weight: float, squared_norm: float) -> Tensor:
     return wide * wide.abs() / (abs(weight) * squared_norm)
 
 
-class Tally:
+class Tally(ABC):
     """What every aggregate keeps: the mass Σ |v_i| of each entry. Sub-classes keep what their value needs."""
 
     def begin(self, length: int, device: torch.device) -> None:
@@ -106,9 +107,9 @@ class Tally:
         """A model's last piece has been added."""
         self.weight += abs(weight)
 
+    @abstractmethod
     def value(self, piece: slice, elected: Tensor | None) -> Tensor:
         """The merged change, before the elected sign takes the place of its own where the aggregate is not disjoint."""
-        raise NotImplementedError
 
 
 class SumTally(Tally):

@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mats.errors import RequestError, ShapeMismatch
 from mats.methods import IsoCSettings, MatsSettings, TsvMSettings, elementwise, parse_method
 from mats.methods.spectral import leading_components, matrix_shape, nearest_orthonormal
 
@@ -171,17 +170,6 @@ def test_the_nearest_orthonormal_matrix_is_orthonormal_and_nearest(dependence):
     for seed in range(20):
         other = torch.linalg.qr(nearest + 0.1 * torch.from_numpy(tensors(1, (7, 4), seed=seed)[0]))[0]
         assert torch.dist(matrix, nearest) < torch.dist(matrix, other)
-
-
-@pytest.mark.parametrize("method", BOTH)
-def test_what_does_not_fit_is_refused(method):
-    base, *models = tensors(3, (4, 4))
-    with pytest.raises(ShapeMismatch, match=r"layer.weight: model 1 has shape \(2, 2\), expected \(4, 4\)"):
-        merge(method, base, [models[0], np.ones((2, 2))])
-    with pytest.raises(RequestError, match=rf"{method.name}: w: .* none is given"):
-        elementwise(method, [1.0]).merge("w", None, iter([torch.ones(2, 2)]))
-    integers = torch.arange(4)
-    assert torch.equal(elementwise(method, [1.0]).merge("w", integers, iter([integers + 1])), integers)
 
 
 def test_both_can_be_the_start_of_a_solve():

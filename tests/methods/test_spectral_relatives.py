@@ -15,6 +15,7 @@ from mats.methods import (
     IsoCSettings,
     IsoCtsSettings,
     KnotsSettings,
+    TsvMSettings,
     WudiSettings,
     elementwise,
     method_names,
@@ -232,7 +233,7 @@ def test_models_that_did_not_move_leave_the_base(method):
     assert np.isfinite(merge(method, base, [model, base])).all()
 
 
-@pytest.mark.parametrize("method", [*SPECTRAL, BreadcrumbsSettings()])
+@pytest.mark.parametrize("method", [*SPECTRAL, TsvMSettings(), IsoCSettings(), BreadcrumbsSettings()])
 def test_what_does_not_fit_is_refused(method):
     base, *models = tensors(3, (4, 4))
     with pytest.raises(ShapeMismatch, match=r"layer.weight: model 1 has shape \(2, 2\), expected \(4, 4\)"):
