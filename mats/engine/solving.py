@@ -104,15 +104,7 @@ def certificate_entry(system: System, certificate: Certificate, models: Sequence
         "name": system.weight,
         "rule": system.rule,
         "shape": list(system.shape),
-        "iterations": certificate.iterations,
-        "relative_residual": certificate.relative_residual,
-        "converged": certificate.stop_reason.solved,
-        "stop_reason": certificate.stop_reason.value,
-        "anchor": certificate.anchor,
-        "movement": certificate.movement,
-        "null_share": certificate.null_share,
-        "loss_before": dict(zip(models, certificate.loss_before, strict=True)),
-        "loss_after": dict(zip(models, certificate.loss_after, strict=True)),
+        **certificate.as_entry(models),
     }
     if system.bias is not None:
         entry["bias"] = system.bias

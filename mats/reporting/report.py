@@ -49,11 +49,19 @@ class LayerEntry(TypedDict):
     bias: NotRequired[str | None]  # the bias solved along with the weight
     iterations: NotRequired[int | None]
     relative_residual: NotRequired[float | None]  # recomputed, not the recurrence
+    tolerance: NotRequired[float | None]  # the relative residual that was asked for
     converged: NotRequired[bool | None]
     stop_reason: NotRequired[str | None]
     anchor: NotRequired[float | None]  # μ
     movement: NotRequired[float | None]  # ‖Δ‖ / max_i ‖W_i − x0‖
     null_share: NotRequired[float | None]  # share of ‖Δ‖² in the numerical null space of ΣC
+    pull_share: NotRequired[float | None]  # share of ⟨Δ, HΔ⟩ that is damping and anchor
+    bound: NotRequired[str | None]  # what the bounds rest on: "proven", "retained", "estimated", "none"
+    eigenvalue_bound: NotRequired[float | None]  # ν: no eigenvalue of H is smaller, 0 if none is known
+    error_bound: NotRequired[float | None]  # of ‖Δ − Δ*‖
+    energy_decrease: NotRequired[float | None]  # from the start to the solution
+    energy_gap_bound: NotRequired[float | None]  # at most so much more could be gained
+    remaining_share: NotRequired[float | None]  # the same as a share of all that can be gained over the start
     loss_before: NotRequired[dict[str, float] | None]  # each model's quadratic at x0, by model name
     loss_after: NotRequired[dict[str, float] | None]  # the same at the solution
     rounding_loss: NotRequired[float | None]  # ‖round(W) − W‖ / ‖W − W_base‖; None without a base

@@ -9,6 +9,7 @@ over all models.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,6 +35,8 @@ class JointBasis:
         curvature: the diagonal of Σ λ C (if `exact`), or of its approximation M, ÷ scale: [L, out, in], at least 0.
         exact: Σ λ C is diagonal here.
         undamped: `curvature` without factored damping; None where there is none.
+        left_values: eigenvalues of Ĝ behind the columns of U [L, out]; None with U.
+        right_values: eigenvalues of Â behind the columns of V [L, in]; None with V.
     """
 
     left: Tensor | None
@@ -41,6 +44,8 @@ class JointBasis:
     curvature: Tensor
     exact: bool
     undamped: Tensor | None = None
+    left_values: Tensor | None = None
+    right_values: Tensor | None = None
 
     def rotate(self, X: Tensor) -> Tensor:
         """Uᵀ X V: coordinates in the basis."""
@@ -71,17 +76,20 @@ class JointBasis:
 
     def to(self, dtype: torch.dtype) -> JointBasis:
         """In another dtype."""
-        left = None if self.left is None else self.left.to(dtype)
-        right = None if self.right is None else self.right.to(dtype)
-        undamped = None if self.undamped is None else self.undamped.to(dtype)
-        return JointBasis(left, right, self.curvature.to(dtype), self.exact, undamped)
+        return self._each(lambda tensor: tensor.to(dtype))
 
     def select(self, index: Index) -> JointBasis:
         """For some of the systems."""
-        left = None if self.left is None else self.left[index]
-        right = None if self.right is None else self.right[index]
-        undamped = None if self.undamped is None else self.undamped[index]
-        return JointBasis(left, right, self.curvature[index], self.exact, undamped)
+        return self._each(lambda tensor: tensor[index])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> JointBasis:
+        """With the same done to every tensor."""
+        optional = (
+            None if tensor is None else change(tensor)
+            for tensor in (self.left, self.right, self.undamped, self.left_values, self.right_values)
+        )
+        left, right, undamped, left_values, right_values = optional
+        return JointBasis(left, right, change(self.curvature), self.exact, undamped, left_values, right_values)
 
 
 def joint_basis(quadratic: Quadratic, scale: Tensor) -> JointBasis:
@@ -105,7 +113,9 @@ def joint_basis(quadratic: Quadratic, scale: Tensor) -> JointBasis:
         curvature = (sums.product_scale[:, None] * left_values)[:, :, None] * right_values[:, None, :]
     else:
         curvature = quadratic.diagonal(left, right).clamp(min=0)
-    return JointBasis(left, right, curvature / _divisor(scale), quadratic.sides.exact)
+    exact = quadratic.sides.exact
+    curvature = curvature / _divisor(scale)
+    return JointBasis(left, right, curvature, exact, left_values=left_values, right_values=right_values)
 
 
 def _negligible(curvature: Tensor, cutoff: float) -> Tensor:

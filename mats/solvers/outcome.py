@@ -22,6 +22,10 @@ class Outcome:
         radius_active: [L] bool: the radius decided μ.
         snapshots: Δ after chosen iterations.
         closed_form: nothing was iterated.
+        residual: b − (Σ λ C + μI) Δ itself [L, out, in] float64; None: certificates compute it once more.
+        smallest_curvature: of closed forms, the smallest eigenvalue of Σ λ C ÷ scale + ν that was kept [L] float64.
+        smallest_ritz: of iterations, the smallest Ritz value of M⁻¹(Σ λ C ÷ scale + ν) [L] float64; M = I if plain.
+        history: the recurrence's relative residual after each iteration [L, K], NaN once a system has stopped.
     """
 
     correction: Tensor
@@ -33,6 +37,10 @@ class Outcome:
     radius_active: Tensor
     snapshots: dict[int, Tensor] = field(default_factory=dict)
     closed_form: bool = False
+    residual: Tensor | None = None
+    smallest_curvature: Tensor | None = None
+    smallest_ritz: Tensor | None = None
+    history: Tensor | None = None
 
     def put(self, index: Tensor, part: Outcome) -> None:
         """Overwrite the systems at `index` by another outcome's."""

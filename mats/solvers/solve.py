@@ -136,8 +136,7 @@ def _solution(
         basis = joint_basis(problem.quadratic, problem.scale)
 
     def certified(reached: Outcome) -> tuple[Certificate, ...]:
-        null_share = None if basis is None else basis.null_share(reached.correction, cutoff)
-        return certify(problem, models, reached, null_share, settings.tolerance)
+        return certify(problem, models, reached, basis, cutoff, settings.tolerance)
 
     wide = settings.precision == "float64" or any(target.dtype == torch.float64 for target in problem.targets[:models])
     dtype = torch.float64 if wide else torch.float32
