@@ -51,6 +51,7 @@ def describe_store(folder: Path) -> Description:
         MatsError: as `open_store`.
     """
     from mats.store import open_store
+    from mats.store.compression import compression_line
     from mats.store.manifest import statistic_of
 
     store = open_store(folder)
@@ -68,6 +69,8 @@ def describe_store(folder: Path) -> Description:
         "sites": len(manifest.sites),
         "layers": len(manifest.layers),
         "bytes": sum(record.bytes for record in manifest.files.values()),
+        "proxy": manifest.estimator.get("proxy"),
+        "compression": None if manifest.compression is None else compression_line(manifest.compression),
         "estimator": manifest.estimator,
         "uncovered": manifest.uncovered,
     }

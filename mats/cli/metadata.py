@@ -1,4 +1,4 @@
-"""`mats metadata`: stores that add up, and stores that are whole."""
+"""`mats metadata`: stores added, verified, made smaller, published, or made without data."""
 
 from __future__ import annotations
 
@@ -8,24 +8,29 @@ from typing import Annotated
 import typer
 
 from mats.cli.arguments import JsonOption, OverwriteOption
+from mats.cli.metadata_compress import compress
 
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands to the program."""
     group = typer.Typer(
         name="metadata",
-        short_help="Add stores, or verify that they are whole.",
-        help="Add stores measured on disjoint examples, or verify that a store is whole.",
+        short_help="Add, verify, compress or publish stores, or make them without data.",
+        help="Add stores, verify that they are whole, make them smaller, publish them, or make them without any data.",
         rich_markup_mode=None,
     )
     group.command("add")(add)
     group.command("verify")(verify)
+    group.command("compress", short_help="Write a smaller copy of a store.")(compress)
     app.add_typer(group)
 
 
 def add(
     stores: Annotated[list[Path], typer.Argument(metavar="STORE...", help="Stores to add, two or more.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the sum goes.")],
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="Add compressed stores too; the result is written in float32.")
+    ] = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -42,7 +47,7 @@ def add(
 
     if len(stores) < 2:
         raise RequestError(f"{len(stores)} store given; two or more would be right")
-    add_stores(stores, output, overwrite=overwrite)
+    add_stores(stores, output, overwrite=overwrite, accept_loss=accept_loss)
     examples = open_store(output).examples
     if as_json:
         print_json({"output": str(output), "stores": [str(store) for store in stores], "examples": examples})

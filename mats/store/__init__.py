@@ -1,6 +1,7 @@
 """The metadata store: what was measured, on disk. Sums, never means, so that disjoint examples add."""
 
 from mats.store.addition import add_stores, check_addable
+from mats.store.compression import Compressed, compress_store
 from mats.store.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -24,6 +25,7 @@ __all__ = [
     "MAX_SHARD_BYTES",
     "SCHEMA_VERSION",
     "STATISTICS",
+    "Compressed",
     "DataIdentity",
     "LayerRecord",
     "Manifest",
@@ -36,6 +38,7 @@ __all__ = [
     "TensorRecord",
     "add_stores",
     "check_addable",
+    "compress_store",
     "open_store",
     "pack",
     "packed_size",

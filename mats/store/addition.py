@@ -12,7 +12,7 @@ from mats.errors import InputsMismatch, RequestError
 from mats.progress import Progress
 from mats.store.manifest import DataIdentity, Manifest, differences
 from mats.store.reading import MetadataStore, open_store
-from mats.store.sources import Added
+from mats.store.sources import Added, Decoded
 from mats.store.writing import MAX_SHARD_BYTES, write_store
 
 FINGERPRINT_MODULUS = 1 << 128
@@ -23,6 +23,7 @@ def add_stores(
     output: str | Path,
     *,
     overwrite: bool = False,
+    accept_loss: bool = False,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: Progress | None = None,
 ) -> Path:
@@ -35,6 +36,8 @@ def add_stores(
         folders: Two or more stores of one model, measured alike on disjoint examples.
         output: Where the result goes.
         overwrite: Replace an existing `output`.
+        accept_loss: Add compressed stores too: what they keep is added and written in float32, and the result is
+            marked as one that holds their errors.
         max_shard_bytes: As `write_store`.
         progress: As `write_store`.
 
@@ -42,13 +45,15 @@ def add_stores(
         `output`.
 
     Raises:
-        RequestError: fewer than two stores.
-        InputsMismatch: they differ in weights, data, estimator or sites, or share an example.
+        RequestError: fewer than two stores, or a compressed one without `accept_loss`.
+        InputsMismatch: they differ in weights, data, estimator or sites, or share an example; or they are proxies.
         OutputExists: `output` exists and `overwrite` is false.
     """
     if len(folders) < 2:
         raise RequestError(f"metadata add: {len(folders)} store given; name two or more to add")
     stores = sorted((open_store(folder) for folder in folders), key=lambda store: store.manifest.example_ids)
+    for store in stores:
+        _check_exact(store, accept_loss)
     for other in stores[1:]:
         check_addable(stores[0], other)
     _check_disjoint(stores)
@@ -57,7 +62,7 @@ def add_stores(
     write_store(
         Path(output),
         manifest,
-        Added(stores),
+        Added([store if store.manifest.compression is None else Decoded(store) for store in stores]),
         run_info,
         overwrite=overwrite,
         max_shard_bytes=max_shard_bytes,
@@ -90,6 +95,19 @@ def check_addable(first: MetadataStore, other: MetadataStore) -> None:
             faults.append(f"{what} differ at {names[0]} ({len(odd)} in all)")
     if faults:
         raise InputsMismatch(f"{first.path} and {other.path} cannot be added: {'; '.join(faults)}")
+
+
+def _check_exact(store: MetadataStore, accept_loss: bool) -> None:
+    """Refuse what is no sum over examples, and, unless that is accepted, what is not exactly one."""
+    proxy = store.manifest.estimator.get("proxy")
+    if proxy is not None:
+        raise InputsMismatch(f"{store.path}: a proxy ({proxy}), not a sum over examples; only measured stores add")
+    compression = store.manifest.compression
+    if compression is not None and not accept_loss:
+        raise RequestError(
+            f"{store.path}: compressed ({compression.get('format', 'added from such')}), so its errors would add too; "
+            "the exact store would be right, or --accept-loss"
+        )
 
 
 def _weights(manifest: Manifest) -> dict[str, Any]:
@@ -132,7 +150,14 @@ def _combined(manifests: Sequence[Manifest]) -> Manifest:
         fourth_moments=_added([manifest.fourth_moments for manifest in manifests]),
         tensors={},
         files={},
+        compression=_joined_losses([manifest.compression for manifest in manifests]),
     )
+
+
+def _joined_losses(losses: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """That a sum holds the errors of its terms, and of which formats; None where all terms are exact."""
+    formats = sorted({str(loss.get("format")) for loss in losses if loss is not None})
+    return {"format": f"added from {', '.join(formats)}"} if formats else None
 
 
 def _added(terms: Sequence[dict[str, float]]) -> dict[str, float]:

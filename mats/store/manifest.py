@@ -7,20 +7,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 from mats.errors import InputsMismatch, StoreCorrupt
+from mats.store.codecs import ENCODING_PATTERN
 from mats.store.records import LayerRecord, SiteRecord
 
 SCHEMA_VERSION = 1
+COMPRESSED_VERSION = 2  # of stores whose sums are not exactly those that were measured
 MANIFEST_NAME = "manifest.json"
 RUN_NAME = "run.json"
 STATISTICS = ("block", "diagonal", "input_gram", "output_gram")
 ALWAYS_SYMMETRIC = ("block", "output_gram")
 
-Encoding = Literal["dense", "upper"]
+Encoding = Annotated[str, StringConstraints(pattern=f"^{ENCODING_PATTERN}$")]
 DtypeName = Literal["float32", "float64"]
 
 
@@ -68,7 +70,10 @@ class DataIdentity:
 
 @dataclass(frozen=True)
 class TensorRecord:
-    """One stored sum: `upper` holds a [n, n] symmetric matrix as n (n + 1) / 2 numbers, `dense` the tensor itself."""
+    """One stored sum: `upper` holds a [n, n] symmetric matrix as n (n + 1) / 2 numbers, `dense` the tensor itself.
+
+    All other encodings are lossy (`mats.store.codecs`); `shape` and `dtype` are those of the tensor that comes back.
+    """
 
     file: str
     encoding: Encoding
@@ -105,6 +110,8 @@ class Manifest:
         tensors: `<statistic>/<name>` to where and how it is stored.
         files: Shard name to length and checksum.
         schema_version: Version of this format.
+        compression: None for sums as they were measured. Else `format`, `of` (fingerprint of the exact store) and
+            `relative_error` (key → ‖stored − measured‖ ÷ ‖measured‖, Frobenius), or what such stores were added from.
     """
 
     model: ModelIdentity
@@ -121,10 +128,17 @@ class Manifest:
     tensors: dict[str, TensorRecord] = field(default_factory=dict)
     files: dict[str, FileRecord] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+    compression: dict[str, Any] | None = None
 
     def to_json(self) -> bytes:
-        """The file's bytes: sorted keys, so that equal manifests are equal files."""
-        text = json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        """The file's bytes: sorted keys, so that equal manifests are equal files.
+
+        What came later than schema 1 and is not used is left out, so that stores without it keep their bytes.
+        """
+        content = asdict(self)
+        if self.compression is None:
+            del content["compression"]
+        text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
         return (text + "\n").encode()
 
 
@@ -146,7 +160,7 @@ def read_manifest(path: Path) -> Manifest:
     _check_version(path, raw)
     unknown = sorted(set(raw) - {item.name for item in fields(Manifest)})
     if unknown:
-        raise StoreCorrupt(f"{path}: unknown key {unknown[0]!r}; schema {SCHEMA_VERSION} has none of that name")
+        raise StoreCorrupt(f"{path}: unknown key {unknown[0]!r}; schema {raw['schema_version']} has none of that name")
     try:
         return _adapter().validate_json(json.dumps(raw))
     except ValidationError as error:
@@ -183,9 +197,9 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 
 def _check_version(path: Path, raw: Mapping[str, Any]) -> None:
     version = raw.get("schema_version")
-    if version != SCHEMA_VERSION:
+    if version not in (SCHEMA_VERSION, COMPRESSED_VERSION):
         raise InputsMismatch(
-            f"{path}: schema_version {version!r}, this mats reads {SCHEMA_VERSION}; "
+            f"{path}: schema_version {version!r}, this mats reads {SCHEMA_VERSION} and {COMPRESSED_VERSION}; "
             "use the mats that wrote it, or measure again with save-metadata"
         )
 

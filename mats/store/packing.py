@@ -122,7 +122,20 @@ def unpack(packed: Tensor, n: int | None = None) -> Tensor:
         stop = start + n - row
         target[row, row:] = source[start:stop]
         start = stop
-    _mirror_(matrix)
+    mirror_(matrix)
+    return matrix
+
+
+def unpack_triangle(packed: Tensor, n: int) -> Tensor:
+    """The upper triangular matrix [n, n] whose triangle, row by row, is `packed`; 0 below the diagonal."""
+    assert packed.shape == (packed_size(n),), packed.shape
+    matrix = packed.new_zeros(n, n)
+    source, target = _arrays(packed, matrix)
+    start = 0
+    for row in range(n):
+        stop = start + n - row
+        target[row, row:] = source[start:stop]
+        start = stop
     return matrix
 
 
@@ -139,7 +152,7 @@ def _arrays(*tensors: Tensor) -> tuple[Any, ...]:
     return tensors
 
 
-def _mirror_(matrix: Tensor) -> None:
+def mirror_(matrix: Tensor) -> None:
     """Copy the upper triangle of `matrix` onto its lower one, in place."""
     n = matrix.shape[0]
     block = BLOCK if matrix.device.type == "cpu" else DEVICE_BLOCK

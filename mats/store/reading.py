@@ -12,9 +12,10 @@ from torch import Tensor
 
 from mats.errors import FingerprintMismatch, RequestError, StoreCorrupt
 from mats.files import checksum_file
+from mats.store.codecs import key_of
 from mats.store.manifest import MANIFEST_NAME, Manifest, TensorRecord, read_manifest
 from mats.store.packing import packed_diagonal, unpack
-from mats.store.tensor_file import Encoded, check_finite, read_header, read_tensor
+from mats.store.tensor_file import DTYPES, Encoded, check_finite, read_header, read_tensor
 
 Place = Literal["site", "layer"]
 
@@ -69,13 +70,23 @@ class MetadataStore:
         return found
 
     def read(self, key: str) -> Tensor:
-        """The encoded sum as it lies in the file, mapped: its pages are read when touched.
+        """The stored tensor as it lies in the file, mapped: its pages are read when touched.
+
+        Args:
+            key: `<statistic>/<name>`, or with `#` and a part of it where the encoding is lossy.
 
         Raises:
             RequestError: there is no such sum.
             StoreCorrupt: its shard cannot be read.
         """
-        return read_tensor(self.path / self.record(key).file, key)
+        return read_tensor(self.path / self.record(key_of(key)[0]).file, key)
+
+    def _parts(self, key: str) -> dict[str, Tensor]:
+        """All stored tensors of one lossy sum, each checked."""
+        found = {part: self.read(key + part) for part in self.entries[key].parts}
+        for part, tensor in found.items():
+            check_finite(f"{self.path}: {key}{part}", tensor)
+        return found
 
     def sum(self, key: str, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Tensor:
         """One sum over examples, dense, in fresh memory.
@@ -86,7 +97,7 @@ class MetadataStore:
             device: Where it is wanted; the packed half travels there and is unpacked there.
 
         Returns:
-            The tensor that was measured; a sum, not a mean.
+            The tensor that was measured, or what a lossy encoding kept of it; a sum, not a mean.
 
         Raises:
             RequestError: there is no such sum.
@@ -94,6 +105,10 @@ class MetadataStore:
             NonFiniteStatistic: it holds NaN or infinity.
         """
         record = self.record(key)
+        if not self.entries[key].is_plain:
+            parts = {part: tensor.to(device) for part, tensor in self._parts(key).items()}
+            decoded = self.entries[key].codec.decode(parts, record.shape)
+            return decoded.to(dtype or DTYPES[record.dtype])
         stored = self.read(key)
         check_finite(f"{self.path}: {key}", stored)
         moved = stored.to(device=device, dtype=dtype or stored.dtype)
@@ -108,6 +123,8 @@ class MetadataStore:
             RequestError, StoreCorrupt: as `sum`.
         """
         record = self.record(key)
+        if not self.entries[key].is_plain:
+            return self.entries[key].codec.diagonal(self._parts(key), record.shape)
         stored = self.read(key)
         return packed_diagonal(stored, record.shape[0]) if record.encoding == "upper" else stored.clone()
 
@@ -194,7 +211,7 @@ def check_records(path: Path, manifest: Manifest) -> None:
         if record.file not in manifest.files:
             raise StoreCorrupt(f"{path / MANIFEST_NAME}: {key} lies in {record.file!r}, which is not among its files")
         square = len(record.shape) == 2 and record.shape[0] == record.shape[1]
-        if record.encoding == "upper" and not square:
+        if not record.encoding.startswith("dense") and not square:
             raise StoreCorrupt(
                 f"{path / MANIFEST_NAME}: {key}: packed with shape {list(record.shape)}; [n, n] expected"
             )

@@ -66,6 +66,33 @@ class InMemory:
         return pack(tensor, out=self._workspace[:size])
 
 
+class DenseStore(Protocol):
+    """A store whose sums can be asked for as dense tensors."""
+
+    @property
+    def entries(self) -> Mapping[str, Encoded]:
+        """What there is."""
+
+    def sum(self, key: str) -> Tensor:
+        """A dense sum."""
+
+
+class Decoded:
+    """The sums of a compressed store as exact encodings in float32: what is kept of them, not what was measured."""
+
+    def __init__(self, store: DenseStore) -> None:
+        self._store = store
+        self.entries = {
+            key: Encoded(encoding_of(key, entry.shape), entry.shape, entry.dtype)
+            for key, entry in store.entries.items()
+        }
+
+    def read(self, key: str) -> Tensor:
+        """The encoded tensor."""
+        dense = self._store.sum(key)
+        return pack(dense) if self.entries[key].encoding == "upper" else dense
+
+
 class Joined:
     """Several sources with different keys, as one: the partitions of a collection."""
 

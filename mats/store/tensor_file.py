@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mats.errors import NonFiniteStatistic, RequestError, StoreCorrupt
 from mats.files import explain_os_error
+from mats.store.codecs import PLAIN, STORED_CODES, STORED_DTYPES, Codec, Part, codec_of
 from mats.store.manifest import DtypeName, Encoding, FileRecord
 from mats.store.packing import packed_size
 
@@ -30,21 +31,38 @@ DTYPE_CODES = {"float32": "F32", "float64": "F64"}
 
 @dataclass(frozen=True)
 class Encoded:
-    """How one sum lies in a file: `shape` is that of the dense tensor, whatever the encoding."""
+    """How one sum lies in a file: `shape` is that of the dense tensor, whatever the encoding; `dtype` what it gives."""
 
     encoding: Encoding
     shape: tuple[int, ...]
     dtype: DtypeName
 
     @property
+    def is_plain(self) -> bool:
+        """Whether the sum lies there exactly, as one tensor: `dense` or `upper`."""
+        return self.encoding in PLAIN
+
+    @property
+    def codec(self) -> Codec:
+        """The way back from a lossy encoding."""
+        return codec_of(self.encoding)
+
+    @property
     def stored_shape(self) -> tuple[int, ...]:
-        """Shape of the tensor in the file."""
-        return (packed_size(self.shape[0]),) if self.encoding == "upper" else self.shape
+        """Shape of the (first) tensor in the file."""
+        return self.parts[""].shape
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """What follows the key in a stored tensor's name → its shape and dtype."""
+        if self.is_plain:
+            return {"": Part((packed_size(self.shape[0]),) if self.encoding == "upper" else self.shape, self.dtype)}
+        return self.codec.parts(self.shape)
 
     @property
     def nbytes(self) -> int:
         """Bytes in the file."""
-        return DTYPES[self.dtype].itemsize * torch.Size(self.stored_shape).numel()
+        return sum(part.nbytes for part in self.parts.values())
 
 
 def dtype_name(key: str, dtype: torch.dtype) -> DtypeName:
@@ -65,6 +83,12 @@ def storage_order(entries: Mapping[str, Encoded]) -> list[str]:
     return sorted(entries, key=lambda key: (-DTYPES[entries[key].dtype].itemsize, key))
 
 
+def stored_tensors(entries: Mapping[str, Encoded]) -> dict[str, Part]:
+    """All tensors of a file by name, in the order in which they lie there."""
+    found = {key + name: part for key, entry in entries.items() for name, part in entry.parts.items()}
+    return dict(sorted(found.items(), key=lambda item: (-STORED_DTYPES[item[1].dtype].itemsize, item[0])))
+
+
 def write_tensor_file(
     path: Path, entries: Mapping[str, Encoded], read: Callable[[str], Tensor], metadata: Mapping[str, str]
 ) -> FileRecord:
@@ -73,7 +97,7 @@ def write_tensor_file(
     Args:
         path: Written in place: choose a name that nobody reads before it is renamed.
         entries: What to write; the header is computed from it before the first tensor is read.
-        read: The encoded tensor of a key, in the stored shape and dtype.
+        read: The stored tensor of a name (the key, or one of its parts), in the stored shape and dtype.
         metadata: The file's `__metadata__`.
 
     Returns:
@@ -83,11 +107,11 @@ def write_tensor_file(
         NonFiniteStatistic: a sum holds NaN or infinity; the file is then removed.
         OutOfSpace: the disk is full.
     """
-    order = storage_order(entries)
+    stored = stored_tensors(entries)
     digest, written = xxhash.xxh3_128(), 0
     try:
         with open(path, "wb") as file:
-            for chunk in _chunks(_header(order, entries, metadata), order, entries, read):
+            for chunk in _chunks(_header(stored, metadata), stored, read):
                 file.write(chunk)
                 digest.update(chunk)
                 written += chunk.nbytes
@@ -141,43 +165,36 @@ def read_tensor(path: Path, key: str) -> Tensor:
 
 
 def check_finite(key: str, tensor: Tensor) -> None:
-    """Refuse NaN and infinity, in one pass that allocates nothing.
+    """Refuse NaN and infinity, in one pass that (but for the smaller dtypes) allocates nothing.
 
     Raises:
         NonFiniteStatistic: with the extreme values found.
     """
     if tensor.numel() == 0:
         return
-    low, high = (float(value) for value in torch.aminmax(tensor))
+    low, high = (float(value) for value in torch.aminmax(tensor.float() if tensor.itemsize < 4 else tensor))
     if not (abs(low) < float("inf") and abs(high) < float("inf")):
         raise NonFiniteStatistic(f"{key}: the sum ranges from {low} to {high}; every sum must be finite")
 
 
-def _header(order: Iterable[str], entries: Mapping[str, Encoded], metadata: Mapping[str, str]) -> bytes:
+def _header(stored: Mapping[str, Part], metadata: Mapping[str, str]) -> bytes:
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
     offset = 0
-    for key in order:
-        entry = entries[key]
-        end = offset + entry.nbytes
-        header[key] = {
-            "dtype": DTYPE_CODES[entry.dtype],
-            "shape": list(entry.stored_shape),
-            "data_offsets": [offset, end],
-        }
+    for name, part in stored.items():
+        end = offset + part.nbytes
+        header[name] = {"dtype": STORED_CODES[part.dtype], "shape": list(part.shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # data start at a multiple of 8, as the format asks
     return len(text).to_bytes(8, "little") + text
 
 
-def _chunks(
-    header: bytes, order: Iterable[str], entries: Mapping[str, Encoded], read: Callable[[str], Tensor]
-) -> Iterable[memoryview]:
+def _chunks(header: bytes, stored: Mapping[str, Part], read: Callable[[str], Tensor]) -> Iterable[memoryview]:
     yield memoryview(header)
-    for key in order:
-        entry, tensor = entries[key], read(key)
-        assert tuple(tensor.shape) == entry.stored_shape, (key, tensor.shape, entry)
-        assert tensor.dtype == DTYPES[entry.dtype], (key, tensor.dtype, entry)
-        check_finite(key, tensor)
+    for name, part in stored.items():
+        tensor = read(name)
+        assert tuple(tensor.shape) == part.shape, (name, tensor.shape, part)
+        assert tensor.dtype == STORED_DTYPES[part.dtype], (name, tensor.dtype, part)
+        check_finite(name, tensor)
         if tensor.numel():
-            yield tensor.detach().cpu().contiguous().flatten().numpy().data.cast("B")
+            yield tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data.cast("B")

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mats.errors import MatsError
 from mats.files import checksum_file
+from mats.store.codecs import PLAIN, STORED_CODES
 from mats.store.manifest import MANIFEST_NAME, RUN_NAME, STATISTICS, Manifest, encoding_of, read_manifest, statistic_of
 from mats.store.packing import packed_diagonal
 from mats.store.reading import check_records
-from mats.store.tensor_file import DTYPE_CODES, Encoded, check_finite, read_header, read_tensor
+from mats.store.tensor_file import Encoded, check_finite, read_header, read_tensor
 
 
 def verify_store(folder: str | Path) -> list[str]:
@@ -69,8 +71,13 @@ def _record_faults(path: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{where}: sum {key}: no site, layer or parameter of that name is listed"
         if expected is not None and record.shape != expected:
             yield f"{where}: sum {key} has shape {list(record.shape)}, its record says {list(expected)}"
-        if record.encoding != encoding_of(key, record.shape):
-            yield f"{where}: sum {key} is stored as {record.encoding!r}; schema 1 stores it otherwise"
+        exact = encoding_of(key, record.shape)
+        if record.encoding != exact and record.encoding in PLAIN:
+            yield f"{where}: sum {key} is stored as {record.encoding!r}; {exact!r} would be right"
+        elif record.encoding.startswith("dense") != (exact == "dense"):
+            yield f"{where}: sum {key} is stored as {record.encoding!r}, which is no encoding of {exact!r} sums"
+        elif record.encoding not in PLAIN and manifest.compression is None:
+            yield f"{where}: sum {key} is stored as {record.encoding!r}; the store does not say that it is compressed"
 
 
 def _file_faults(path: Path, name: str, manifest: Manifest) -> Iterator[str]:
@@ -86,30 +93,45 @@ def _file_faults(path: Path, name: str, manifest: Manifest) -> Iterator[str]:
         yield f"{file}: {size} bytes, the manifest says {listed.bytes}"
     if (found := checksum_file(file)) != listed.checksum:
         yield f"{file}: checksum {found}, the manifest says {listed.checksum}"
-    expected = {key for key, record in manifest.tensors.items() if record.file == name}
-    for key in sorted(set(header) - expected - {"__metadata__"}):
+    expected = {
+        key: Encoded(record.encoding, record.shape, record.dtype)
+        for key, record in manifest.tensors.items()
+        if record.file == name
+    }
+    stored = {key + part for key, entry in expected.items() for part in entry.parts}
+    for key in sorted(set(header) - stored - {"__metadata__"}):
         yield f"{file}: holds {key}, which the manifest does not list"
     for key in sorted(expected):
-        yield from _sum_faults(file, key, header, manifest)
+        yield from _sum_faults(file, key, header, expected[key])
 
 
-def _sum_faults(file: Path, key: str, header: dict[str, dict[str, object]], manifest: Manifest) -> Iterator[str]:
-    record = manifest.tensors[key]
-    if key not in header:
-        yield f"{file}: {key} is missing"
-        return
-    wanted = Encoded(record.encoding, record.shape, record.dtype)
-    found = (header[key].get("dtype"), header[key].get("shape"))
-    if found != (DTYPE_CODES[wanted.dtype], list(wanted.stored_shape)):
-        yield f"{file}: {key} is {found[0]} {found[1]}, the manifest says {wanted.dtype} {list(wanted.stored_shape)}"
-        return
-    try:
-        tensor = read_tensor(file, key)
-        check_finite(f"{file}: {key}", tensor)
-    except MatsError as error:
-        yield str(error)
-        return
-    diagonal = packed_diagonal(tensor, record.shape[0]) if record.encoding == "upper" else tensor
+def _sum_faults(file: Path, key: str, header: dict[str, dict[str, object]], entry: Encoded) -> Iterator[str]:
+    tensors = {}
+    for part, wanted in entry.parts.items():
+        name = key + part
+        if name not in header:
+            yield f"{file}: {name} is missing"
+            return
+        found = (header[name].get("dtype"), header[name].get("shape"))
+        if found != (STORED_CODES[wanted.dtype], list(wanted.shape)):
+            yield f"{file}: {name} is {found[0]} {found[1]}, the manifest says {wanted.dtype} {list(wanted.shape)}"
+            return
+        try:
+            tensors[part] = read_tensor(file, name)
+            check_finite(f"{file}: {name}", tensors[part])
+        except MatsError as error:
+            yield str(error)
+            return
+    diagonal = _diagonal(entry, tensors)
     if diagonal.numel() and float(torch.min(diagonal)) < 0:
         what = "squares" if statistic_of(key) != "input_gram" else "squares or counts"
         yield f"{file}: {key} has {float(torch.min(diagonal)):.3g} on its diagonal; sums of {what} are never negative"
+
+
+def _diagonal(entry: Encoded, tensors: dict[str, Tensor]) -> Tensor:
+    """What must not be negative of a sum, by its stored tensors."""
+    if entry.encoding == "upper":
+        return packed_diagonal(tensors[""], entry.shape[0])
+    if entry.encoding == "dense":
+        return tensors[""]
+    return tensors["#diagonal"] if "#diagonal" in tensors else entry.codec.diagonal(tensors, entry.shape)

@@ -19,7 +19,9 @@ from mats.files import (
     write_json_atomically,
 )
 from mats.progress import Progress, Silent
+from mats.store.codecs import PART_MARK
 from mats.store.manifest import (
+    COMPRESSED_VERSION,
     MANIFEST_NAME,
     RUN_NAME,
     SCHEMA_VERSION,
@@ -138,15 +140,17 @@ def _write_shards(
     """Write every shard into `folder`; the manifest that describes them."""
     tensors: dict[str, TensorRecord] = {}
     files: dict[str, FileRecord] = {}
+    version = SCHEMA_VERSION if manifest.compression is None else COMPRESSED_VERSION
     progress.start("writing the store", len(source.entries))
     for name, keys in plan_shards(source.entries, max_shard_bytes).items():
         entries = {key: source.entries[key] for key in keys}
-        metadata = {"format": "mats-store", "schema_version": str(SCHEMA_VERSION), "statistic": statistic_of(keys[0])}
+        metadata = {"format": "mats-store", "schema_version": str(version), "statistic": statistic_of(keys[0])}
         files[name] = write_tensor_file(folder / name, entries, source.read, metadata)
         for key, entry in entries.items():
             tensors[key] = TensorRecord(name, entry.encoding, entry.shape, entry.dtype)
         progress.advance(len(keys))
-    return replace(manifest, example_ids=tuple(sorted(manifest.example_ids)), tensors=tensors, files=files)
+    ids = tuple(sorted(manifest.example_ids))
+    return replace(manifest, example_ids=ids, tensors=tensors, files=files, schema_version=version)
 
 
 def _check_agreement(folder: Path, manifest: Manifest, source: SumSource) -> None:
@@ -161,6 +165,8 @@ def _check_agreement(folder: Path, manifest: Manifest, source: SumSource) -> Non
             raise RequestError(
                 f"{folder}: sum {key!r}; a key is <statistic>/<name> with one of {', '.join(STATISTICS)}"
             )
+        if PART_MARK in key:
+            raise RequestError(f"{folder}: sum {key!r}; names of modules and parameters have no {PART_MARK!r}")
 
 
 def _check_space(folder: Path, source: SumSource) -> None:

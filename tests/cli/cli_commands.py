@@ -19,6 +19,7 @@ COMMANDS = [
     "metadata",
     "metadata add",
     "metadata verify",
+    "metadata compress",
 ]
 
 COMMANDS_THAT_WORK = [command for command in COMMANDS if command != "metadata"]

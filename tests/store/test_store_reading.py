@@ -72,7 +72,7 @@ def test_a_flipped_bit_is_found_on_demand(build):
         (lambda m: m.pop("estimator"), StoreCorrupt, "estimator: Missing|estimator: .*required"),
         (lambda m: m.update(examples="many"), StoreCorrupt, "examples: .*received 'many'"),
         (lambda m: m.update(extra=1), StoreCorrupt, "unknown key 'extra'"),
-        (lambda m: m.update(schema_version=2), InputsMismatch, "schema_version 2, this mats reads 1"),
+        (lambda m: m.update(schema_version=3), InputsMismatch, "schema_version 3, this mats reads 1 and 2"),
         (lambda m: m["files"].pop(GRAM), StoreCorrupt, f"lies in '{GRAM}', which is not among its files"),
         (lambda m: m["files"].update({"../x.safetensors": {"bytes": 1, "checksum": ""}}), StoreCorrupt, "own folder"),
         (lambda m: m["tensors"]["block/norm.weight"].update(shape=[10]), StoreCorrupt, r"\[n, n\] expected"),

@@ -218,5 +218,5 @@ def test_the_format_page_names_every_key_of_the_files_we_write(build):
     missing = [item.name for record in records for item in fields(record) if item.name not in page]
     assert missing == []
     written = json.loads((build("a") / "manifest.json").read_text())
-    assert set(written) == {item.name for item in fields(Manifest)}
-    assert len(page.splitlines()) <= 60
+    assert set(written) == {item.name for item in fields(Manifest)} - {"compression"}, "schema 1 has its own keys alone"
+    assert len(page.splitlines()) <= 80
