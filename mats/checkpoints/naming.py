@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mats.checkpoints.checkpoint import Checkpoint
+from mats.checkpoints.fused_experts import ExpertPart, expert_parts
 from mats.checkpoints.legacy import PEFT_PREFIX
 from mats.checkpoints.renaming import names_in_files
 
@@ -22,7 +23,9 @@ def parameter_names(model: nn.Module, checkpoint: Checkpoint) -> dict[str, str]:
     accepted only when shape and content agree with the parameter, so a parameter that was changed, or never was in the
     checkpoint, is absent from the result.
 
-    Names of one tied parameter all map to the same tensor. The checkpoint is read once.
+    Names of one tied parameter all map to the same tensor. Parts of experts that are fused in memory alone are found
+    too, under the names that they have where experts are apart (`mats.curvature`): `….experts.3.gate_proj.weight`. The
+    checkpoint is read once.
 
     Args:
         model: as loaded, on any device, in any dtype (the checkpoint's values are cast to it).
@@ -39,7 +42,20 @@ def parameter_names(model: nn.Module, checkpoint: Checkpoint) -> dict[str, str]:
         found = next((hit for name in names for hit in search.matches(name, parameters[key])), None)
         if found is not None:
             result.update(dict.fromkeys(names, found))
+    for fused, parts in expert_parts(model).items():
+        result.update(_part_names(search, parts, model.get_parameter(fused)))
     return result
+
+
+def _part_names(search: _Search, parts: list[ExpertPart], fused: Tensor) -> dict[str, str]:
+    """Part of a fused parameter → the checkpoint's tensor that it was loaded from."""
+    found = {}
+    for part in parts:
+        tensor = part.of(fused)
+        stored = next(search.matches(part.stored, tensor), None)
+        if stored is not None:
+            found[part.name] = stored
+    return found
 
 
 @dataclass

@@ -14,6 +14,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
+from mats.curvature.experts import unfused_experts
 from mats.curvature.fallback import add_example_gradients
 from mats.curvature.gram import CountSum, GramSum
 from mats.curvature.hooks import BatchHooks
@@ -186,13 +187,14 @@ def collect(
     listed: Sequence[Batch] = batches if isinstance(batches, Sequence) else list(batches)
     if len(listed) == 0:
         raise WorkFailed("no batches: curvature needs at least one example")
-    plan = plan_collection(model, listed[0], settings, names)
-    total = Sums()
-    for partition in range(len(plan.partitions)):
-        with Collector(model, plan, partition) as collector:
-            for batch in listed:
-                collector.add(batch)
-            join_partition_(total, collector.sums())
+    with unfused_experts(model, names) as known:
+        plan = plan_collection(model, listed[0], settings, known)
+        total = Sums()
+        for partition in range(len(plan.partitions)):
+            with Collector(model, plan, partition) as collector:
+                for batch in listed:
+                    collector.add(batch)
+                join_partition_(total, collector.sums())
     return plan, total
 
 

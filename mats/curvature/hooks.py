@@ -15,7 +15,7 @@ from mats.curvature.masks import Side, rows_mask
 from mats.curvature.passes import Pass, passes
 from mats.curvature.per_example import ParameterSum, Use
 from mats.curvature.plan import CollectionPlan
-from mats.curvature.rules import EmbeddingRule, layer_rule
+from mats.curvature.rules import EmbeddingRule, Routing, layer_rule
 from mats.curvature.sites import first_argument, is_lookup, starting_graph, tensor_identity
 from mats.curvature.taps import Tap, tap_of
 from mats.data.batch import Batch
@@ -38,6 +38,7 @@ class _Frame:
         weights: Weights of the term running backwards.
         kurtosis: That of the term running backwards.
         is_last_term: Whether what was kept for gradients can be let go.
+        awaited: Where the forward pass may be cut short: the calls still to come of each layer that is measured.
     """
 
     run: Pass
@@ -49,6 +50,7 @@ class _Frame:
     weights: Tensor | None = None
     kurtosis: float = 1.0
     is_last_term: bool = False
+    awaited: dict[str, int] = field(default_factory=dict)
 
     def mask(self, side: Side) -> Tensor | None:
         """The mask of one side."""
@@ -76,14 +78,30 @@ class BatchHooks:
         self._tapped = {id(parameters[name]): name for name in per_example if name in plan.tapped}
         self.needs_gradients = bool(outputs) or bool(self._tapped)
         self.needs_model = self.needs_gradients or bool(inputs)
+        self.counts_calls = len(plan.partitions) > 1
+        self.starts_at_inputs = False
+        self._awaited = self._calls_to_await()
         self._frame: _Frame | None = None
         self._handles: list[Any] = []
 
+    def _calls_to_await(self) -> dict[str, int]:
+        """Where no gradients are asked for in one of several passes: each layer measured, and how often it is called.
+
+        After them nothing of the forward pass is of use.
+        """
+        if self.needs_gradients or not self.counts_calls:
+            return {}
+        return {name: len(self.plan.sides[name]) for name, layer in self.layers.items() if layer.site in self.inputs}
+
     def install(self) -> None:
         """Hook the modules that this partition needs."""
-        for name, module in self.model.named_modules():
-            hook = _ModuleHook(self, name, module)
-            if hook.is_needed:
+        hooks = [(_ModuleHook(self, name, module), module) for name, module in self.model.named_modules()]
+        self.starts_at_inputs = any(
+            hook.tapped and hook.tap is not None and hook.tap.watches_input for hook, _ in hooks
+        )
+        for hook, module in hooks:
+            hook.starts_graph |= self.starts_at_inputs and is_lookup(module)
+            if hook.is_needed or hook.starts_graph:
                 self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
                 if hook.tap is not None and hook.tapped:
                     self._handles += hook.tap.extra_hooks()
@@ -118,7 +136,11 @@ class BatchHooks:
 
     def _run_pass(self, frame: _Frame) -> None:
         with torch.set_grad_enabled(self.needs_gradients):
-            logits = model_logits(self.model, _with_graph(frame.run.batch.inputs, self.needs_gradients))
+            frame.awaited = dict(self._awaited)
+            try:
+                logits = model_logits(self.model, _with_graph(frame.run.batch.inputs, self.starts_at_inputs))
+            except _EnoughSeen:
+                return
             if not self.needs_gradients:
                 return
             terms = list(frame.run.terms(logits))
@@ -138,26 +160,43 @@ class BatchHooks:
             return None
         call = frame.calls.get(hook.name, 0)
         frame.calls[hook.name] = call + 1
-        mask = self._mask(hook, frame, call, inputs)
-        if hook.site is not None:
+        self._check_calls(hook, call)
+        is_measured = hook.layer is None or self._side(hook, call) is not None
+        mask = self._mask(hook, frame, call, inputs) if is_measured else None
+        if hook.site is not None and is_measured:
             with torch.no_grad():
                 self._measure_inputs(hook, frame, call, inputs, mask)
         if not self.needs_gradients:
+            _count_down(frame, hook.name)
             return None
         replaced = None
-        if not output.requires_grad and output.is_floating_point():
+        if hook.starts_graph and not output.requires_grad and output.is_floating_point():
             replaced = output = starting_graph(output)
         if hook.reads_gradient:
-            self._watch(hook, frame, inputs, output, mask)
+            self._watch(hook, frame, inputs, output, mask, with_gram=is_measured)
         return replaced
+
+    def _check_calls(self, hook: _ModuleHook, call: int) -> None:
+        """Passes that are cut short rely on the calls seen on the first batch, so the others hold every batch to them."""
+        if self.counts_calls and hook.layer is not None and call >= len(self.plan.sides[hook.name]):
+            raise WorkFailed(
+                f"{hook.name}: call {call + 1} in one forward pass; the first batch had {call}, and passes over the data "
+                "may end after so many; measure in one pass, without memory_budget"
+            )
+
+    def _side(self, hook: _ModuleHook, call: int) -> Side | None:
+        """Whose mask the rows of a layer's call take; None where it reads what all examples share."""
+        sides = self.plan.sides[hook.name]
+        if call >= len(sides) and len(set(sides)) > 1:
+            raise WorkFailed(f"{hook.name}: call {call + 1} in one forward pass; the first batch had {len(sides)}")
+        return sides[min(call, len(sides) - 1)]
 
     def _mask(self, hook: _ModuleHook, frame: _Frame, call: int, inputs: Tensor) -> Tensor | None:
         if hook.layer is None or hook.rule is None:
             return None
-        sides = self.plan.sides[hook.name]
-        if call >= len(sides) and len(set(sides)) > 1:
-            raise WorkFailed(f"{hook.name}: call {call + 1} in one forward pass; the first batch had {len(sides)}")
-        side = sides[min(call, len(sides) - 1)]
+        side = self._side(hook, call)
+        if side is None:
+            return None
         leading = hook.rule.leading_shape(inputs)
         return rows_mask(hook.name, leading, frame.run.batch.size, frame.mask(side), side)
 
@@ -174,18 +213,31 @@ class BatchHooks:
             return
         frame.site_inputs[hook.site, call] = identity
         rows = hook.rule.input_rows(inputs, frame.run.batch.size)
+        routing, weights = hook.rule.routing(), frame.run.weights
+        if routing is not None:
+            mask, weights = routing.mask(mask), routing.weights(weights)
         total = self.inputs[hook.site]
         if isinstance(total, CountSum):
             scale = hook.rule.scale if isinstance(hook.rule, EmbeddingRule) else 1.0
-            scalars = total.add(rows, mask, frame.run.weights, scale)
+            scalars = total.add(rows, mask, weights, scale)
         else:
-            scalars = total.add(Rows(rows, mask, frame.run.weights), scaled=False)
+            scalars = total.add(Rows(rows, mask, weights), scaled=False)
         frame.measured.append((f"site:{hook.site}", scalars))
 
-    def _watch(self, hook: _ModuleHook, frame: _Frame, inputs: Tensor, output: Tensor, mask: Tensor | None) -> None:
+    def _watch(
+        self,
+        hook: _ModuleHook,
+        frame: _Frame,
+        inputs: Tensor,
+        output: Tensor,
+        mask: Tensor | None,
+        *,
+        with_gram: bool,
+    ) -> None:
         """Ask for the gradients that the output Gram and the per-example statistics need."""
-        if hook.name in self.outputs:
-            output.register_hook(lambda delta: self._measure_outputs(hook, frame, delta, mask))
+        if with_gram and hook.name in self.outputs:
+            routing = None if hook.rule is None else hook.rule.routing()
+            output.register_hook(lambda delta: self._measure_outputs(hook, frame, delta, mask, routing))
         if hook.tap is None or not hook.tapped:
             return
         for parameter in hook.tapped.values():
@@ -196,11 +248,16 @@ class BatchHooks:
 
     # -- backward ------------------------------------------------------------------------------------------------------
 
-    def _measure_outputs(self, hook: _ModuleHook, frame: _Frame, delta: Tensor, mask: Tensor | None) -> None:
+    def _measure_outputs(
+        self, hook: _ModuleHook, frame: _Frame, delta: Tensor, mask: Tensor | None, routing: Routing | None
+    ) -> None:
         if frame is not self._frame or hook.rule is None:
             return
         rows = hook.rule.gradient_rows(delta.detach(), frame.run.batch.size)
-        scalars = self.outputs[hook.name].add(Rows(rows, mask, frame.weights), scaled=True)
+        weights = frame.weights
+        if routing is not None:
+            mask, weights = routing.mask(mask), routing.weights(weights)
+        scalars = self.outputs[hook.name].add(Rows(rows, mask, weights), scaled=True)
         if frame.kurtosis != 1.0:
             scalars = torch.stack([scalars[0], scalars[1] * frame.kurtosis])
         frame.measured.append((f"layer:{hook.name}", scalars))
@@ -232,6 +289,24 @@ class BatchHooks:
                 self._add_up(frame, parameter)
 
 
+class _EnoughSeen(BaseException):
+    """Ends a forward pass of which nothing more is needed; no error, so no model's `except Exception` may stop it."""
+
+
+def _count_down(frame: _Frame, name: str) -> None:
+    """Note a call; after the last one awaited the forward pass ends.
+
+    Raises:
+        _EnoughSeen: nothing more is needed.
+    """
+    if name in frame.awaited:
+        frame.awaited[name] -= 1
+        if frame.awaited[name] == 0:
+            del frame.awaited[name]
+            if not frame.awaited:
+                raise _EnoughSeen
+
+
 @dataclass
 class _Kept:
     """An activation held from the forward pass until its last gradient, and its version when it was taken."""
@@ -253,8 +328,10 @@ class _ModuleHook:
         self.tap = tap_of(module)
         self.tapped = {} if self.tap is None else owner.tapped_parameters(self.tap)
         self.reads_gradient = name in owner.outputs or bool(self.tapped)
-        starts_graph = owner.needs_gradients and is_lookup(module)
-        self.is_needed = self.site is not None or self.reads_gradient or starts_graph
+        # Autograd's graph begins at the first layer whose gradients are read: nothing before it has a backward pass.
+        self.starts_graph = self.reads_gradient
+        counted = owner.counts_calls and self.layer is not None
+        self.is_needed = self.site is not None or self.reads_gradient or counted
 
     def __call__(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor | None:
         """Called by torch after the module's forward."""
@@ -269,9 +346,9 @@ def _check_value(tensor: Tensor) -> Tensor:
     return torch.stack([torch.zeros_like(total), total])
 
 
-def _with_graph(inputs: Mapping[str, Tensor], needs_gradients: bool) -> dict[str, Tensor]:
-    """The model's inputs; pixels and other measurements are where its graph starts, ids start it at their embedding."""
-    if not needs_gradients:
+def _with_graph(inputs: Mapping[str, Tensor], starts_at_inputs: bool) -> dict[str, Tensor]:
+    """The model's inputs; where a gradient is read before any layer's output, pixels and the like start the graph."""
+    if not starts_at_inputs:
         return dict(inputs)
     return {
         name: tensor.detach().requires_grad_(True) if tensor.is_floating_point() and "mask" not in name else tensor

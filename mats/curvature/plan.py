@@ -44,7 +44,7 @@ class CollectionPlan:
         notes: Name of a layer or parameter → what was left out although asked for, and why.
         items: All tensors of sums.
         partitions: Keys to accumulate in each pass over the data.
-        sides: For each layer, whose mask each of its calls in one forward pass takes.
+        sides: For each layer, whose mask each of its calls in one forward pass takes; None for calls left out.
         tapped: Parameters whose per-example gradients are read by hooks; the others in `parameters` are measured by
             one forward and backward per example.
         names: Model's parameter name → checkpoint name, as given.
@@ -58,7 +58,7 @@ class CollectionPlan:
     notes: Mapping[str, str]
     items: tuple[Item, ...]
     partitions: tuple[tuple[str, ...], ...]
-    sides: Mapping[str, tuple[Side, ...]] = field(repr=False)
+    sides: Mapping[str, tuple[Side | None, ...]] = field(repr=False)
     tapped: frozenset[str] = field(repr=False)
     names: Mapping[str, str] | None = field(repr=False)
 
@@ -131,7 +131,10 @@ class _Planner:
             notes=self.notes,
             items=tuple(self.items),
             partitions=partitions(self.items, self.settings.memory_budget),
-            sides={name: tuple(call.side for call in calls) for name, calls in self.examination.recorder.calls.items()},
+            sides={
+                name: tuple(None if call.is_shared else call.side for call in calls)
+                for name, calls in self.examination.recorder.calls.items()
+            },
             tapped=tapped,
             names=None if self.given_names is None else dict(self.given_names),
         )
@@ -145,15 +148,25 @@ class _Planner:
         groups: dict[tuple[object, ...], list[str]] = {}
         for name, calls in self.examination.recorder.calls.items():
             if self._gram_problem(name, calls) is None:
-                groups.setdefault(tuple(call.identity for call in calls), []).append(name)
+                groups.setdefault(tuple(call.identity for call in calls if not call.is_shared), []).append(name)
         sites: list[SiteRecord] = []
         layers: list[LayerRecord] = []
         for members in groups.values():
             site = self._site(members)
+            self._note_shared_calls(members)
             sites.append(site)
             layers += [self._layer(member, site) for member in members]
         self._add_gram_items(sites, layers)
         return tuple(sites), tuple(layers)
+
+    def _note_shared_calls(self, members: list[str]) -> None:
+        for name in members:
+            calls = self.examination.recorder.calls[name]
+            shared = sum(call.is_shared for call in calls)
+            if shared:
+                self.notes[name] = (
+                    f"Grams of {len(calls) - shared} calls of {len(calls)}: the others read what all examples share"
+                )
 
     def _gram_problem(self, name: str, calls: list[Call]) -> str | None:
         """Why the layer `name` has no Gram, noted for its parameters; None when it has one."""
@@ -161,7 +174,9 @@ class _Planner:
         target = self.names.of(weight)
         if target is None or target not in self.chosen:
             return "not asked for"
-        problem = next((call.problem for call in calls if call.problem is not None), None)
+        problem = next((call.problem for call in calls if call.problem is not None and not call.is_shared), None)
+        if problem is None and all(call.is_shared for call in calls):
+            problem = "it reads what all examples share, so its rows belong to none of them"
         if id(weight) in self.examination.wrong_sum:
             error = self.examination.wrong_sum[id(weight)]
             problem = f"its hooks miss part of its gradient (relative error {error:.1e}): it is used outside its module"
@@ -208,7 +223,10 @@ class _Planner:
                 self.items.append(Item(f"input_gram/{site.name}", count))
         if not self.settings.wants("output_gram"):
             return
-        for layer in layers:
+        # In the order in which the model runs them, so that the passes split along its depth: the sums of a pass lie
+        # together, and what comes after its last layer, or its gradients before the first, need not be computed.
+        order = {name: position for position, name in enumerate(self.examination.recorder.calls)}
+        for layer in sorted(layers, key=lambda layer: order[layer.name]):
             weight = self.chosen[layer.weight]
             if layer.out_size > self.settings.output_gram_limit:
                 limit = self.settings.output_gram_limit

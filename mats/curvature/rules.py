@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from mats.curvature.experts import ExpertLinear
 from mats.errors import ShapeMismatch
 from mats.store.records import Layout
 
@@ -29,11 +31,32 @@ def by_example(tensor: Tensor, examples: int) -> Tensor:
     return tensor.reshape(examples, rows // examples, tensor.shape[-1])
 
 
+@dataclass(frozen=True)
+class Routing:
+    """Which tokens a router chose for one call of a layer, whose rows are then [n, 1, features].
+
+    Attributes:
+        tokens: int64 [n], the token of each row, counted over the whole batch, example after example.
+        total: Tokens of the whole batch.
+    """
+
+    tokens: Tensor
+    total: int
+
+    def mask(self, mask: Tensor | None) -> Tensor | None:
+        """The mask [B, T] of all tokens at these rows, [n, 1]."""
+        return None if mask is None else mask.flatten()[self.tokens][:, None]
+
+    def weights(self, weights: Tensor | None) -> Tensor | None:
+        """The examples' weights [B] at these rows, [n]."""
+        return None if weights is None else weights[self.tokens // (self.total // len(weights))]
+
+
 class LayerRule(ABC):
     """A module with a weight, seen as a matrix."""
 
     kind: ClassVar[str]
-    layout: ClassVar[Layout]
+    layout: Layout
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -51,6 +74,10 @@ class LayerRule(ABC):
     def leading_shape(self, activations: Tensor) -> tuple[int, ...]:
         """Shape of the positions at which the layer reads: that of the input without its features."""
         return tuple(activations.shape[:-1])
+
+    def routing(self) -> Routing | None:
+        """Which tokens the rows of the present call are of; None where they are all tokens in order."""
+        return None
 
     def input_rows(self, activations: Tensor, examples: int) -> Tensor:
         """The module's input as [examples, rows, in_size]."""
@@ -77,6 +104,33 @@ class LinearRule(LayerRule):
     def out_size(self) -> int:
         """Output features."""
         return self.module.out_features
+
+
+class ExpertRule(LinearRule):
+    """One matrix of one expert of a mixture: a linear layer that reads the tokens routed to it."""
+
+    module: ExpertLinear  # type: ignore[assignment]
+
+    @property
+    def layout(self) -> Layout:  # type: ignore[override]
+        """How the weight lies in memory and in files."""
+        return "in_out" if self.module.transposed else "out_in"
+
+    def leading_shape(self, _activations: Tensor) -> tuple[int, ...]:
+        """All tokens, flat: those of the mask that its rows are chosen from."""
+        return (self.module.total,)
+
+    def routing(self) -> Routing:
+        """See `LayerRule`."""
+        return Routing(self.module.tokens, self.module.total)
+
+    def input_rows(self, activations: Tensor, _examples: int) -> Tensor:
+        """[n, in] as [n, 1, in], whatever the examples: `routing` tells whose they are."""
+        return activations[:, None]
+
+    def gradient_rows(self, gradient: Tensor, _examples: int) -> Tensor:
+        """[n, out] as [n, 1, out]."""
+        return gradient[:, None]
 
 
 class Conv1DRule(LayerRule):
@@ -167,19 +221,61 @@ class Conv2dRule(LayerRule):
         return by_example(gradient.flatten(2).transpose(1, 2), examples)
 
 
+class Conv1dRule(LayerRule):
+    """`nn.Conv1d` with one group: a linear layer on windows of the signal, weight [out, c, k] → [out, c·k]."""
+
+    kind = "temporal_conv"
+    layout = "conv"
+    module: nn.Conv1d
+
+    @property
+    def in_size(self) -> int:
+        """Numbers in a window."""
+        return self.module.in_channels * self.module.kernel_size[0]
+
+    @property
+    def out_size(self) -> int:
+        """Output channels."""
+        return self.module.out_channels
+
+    def leading_shape(self, activations: Tensor) -> tuple[int, ...]:
+        """One row per output position; only the examples are known here."""
+        return (activations.shape[0],) if activations.dim() == 3 else (1,)
+
+    def input_rows(self, activations: Tensor, examples: int) -> Tensor:
+        """Windows in the order of the weight's columns, [examples, positions, c·k]."""
+        module = self.module
+        if module.padding_mode != "zeros" or isinstance(module.padding, str):
+            mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+            activations = functional.pad(activations, module._reversed_padding_repeated_twice, mode=mode)
+        elif module.padding[0]:
+            activations = functional.pad(activations, (module.padding[0], module.padding[0]))
+        size, step = module.kernel_size[0], module.dilation[0]
+        windows = activations.unfold(2, (size - 1) * step + 1, module.stride[0])[..., ::step]  # [B, c, positions, k]
+        return by_example(windows.transpose(1, 2).flatten(2), examples)
+
+    def gradient_rows(self, gradient: Tensor, examples: int) -> Tensor:
+        """[B, out, positions] as [examples, positions, out]."""
+        return by_example(gradient.transpose(1, 2), examples)
+
+
 def layer_rule(module: nn.Module) -> LayerRule | None:
     """The rule of `module`, or None when it has none (`why_no_rule` says why)."""
     forward = type(module).forward
     if "weight" not in module._parameters or module._parameters["weight"] is None:
         return None
-    if isinstance(module, nn.Linear) and forward is nn.Linear.forward:
-        return LinearRule(module)
+    if isinstance(module, ExpertLinear):
+        return ExpertRule(module)
+    if isinstance(module, nn.Linear):
+        return LinearRule(module)  # a forward of its own is judged by the coverage check, as all else (Falcon)
     if isinstance(module, nn.Embedding) and (forward is nn.Embedding.forward or _is_scaled(module)):
         return (
             None if module.max_norm is not None or module.sparse or module.scale_grad_by_freq else EmbeddingRule(module)
         )
     if isinstance(module, nn.Conv2d) and forward is nn.Conv2d.forward and module.groups == 1:
         return Conv2dRule(module)
+    if isinstance(module, nn.Conv1d) and forward is nn.Conv1d.forward and module.groups == 1:
+        return Conv1dRule(module)
     # Only a model that uses Conv1D has loaded this file of transformers, which takes seconds to import.
     conv1d = getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", None)
     if conv1d is not None and isinstance(module, conv1d) and forward is conv1d.forward:
@@ -195,8 +291,10 @@ def _is_scaled(module: nn.Embedding) -> bool:
 def why_no_rule(module: nn.Module) -> str:
     """Why Grams do not cover the parameters that `module` holds."""
     kind = type(module).__name__
-    if isinstance(module, nn.Conv2d) and module.groups != 1:
+    if isinstance(module, (nn.Conv1d, nn.Conv2d)) and module.groups != 1:
         return f"convolution with {module.groups} groups: no Gram rule; `diagonal` covers it"
-    if isinstance(module, (nn.Linear, nn.Embedding, nn.Conv2d)):
+    if type(module).__name__ == "ParametrizationList":
+        return "what a parametrisation makes a weight of: no Gram rule; `diagonal` or `block` covers it"
+    if isinstance(module, (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d)):
         return f"{kind} with a forward or options of its own: no Gram rule; `diagonal` covers it"
     return f"held by {kind}: no Gram rule; `diagonal` or `block` covers it"

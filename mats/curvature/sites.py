@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mats.curvature.masks import Side, rows_mask
-from mats.curvature.rules import Conv2dRule, EmbeddingRule, LayerRule
+from mats.curvature.rules import Conv1dRule, Conv2dRule, EmbeddingRule, LayerRule
 from mats.data.batch import Batch
 from mats.errors import InputsMismatch, ShapeMismatch
 
@@ -29,11 +29,13 @@ class Call:
         identity: Equal for two calls exactly when they read the same tensor in the same state, as rows of one kind.
         side: Whose mask the rows take.
         problem: Why its input has no Gram by example and token, or None.
+        is_shared: It reads one thing for all examples (a table of relative positions), not rows of theirs.
     """
 
     identity: tuple[Any, ...]
     side: Side
     problem: str | None
+    is_shared: bool = False
 
 
 class CallRecorder:
@@ -79,7 +81,10 @@ class CallRecorder:
         if isinstance(rule, EmbeddingRule) and source is None and not self._one_id_per_token(inputs):
             problem: str | None = "its ids are not the batch's, so they cannot be told apart by example and padding"
         else:
-            problem = self._mask_problem(name, rule.leading_shape(inputs), side)
+            leading = rule.leading_shape(inputs)
+            problem = self._mask_problem(name, leading, side)
+            if problem is not None and len(leading) > 1 and leading[0] == 1 < self.batch.size:
+                return Call(identity, side, problem, is_shared=True)
         return Call(identity, side, problem)
 
     def _one_id_per_token(self, ids: Tensor) -> bool:
@@ -146,9 +151,11 @@ class CallRecorder:
 def _identity(rule: LayerRule, inputs: Tensor) -> tuple[Any, ...]:
     """What makes two inputs one site: the same memory in the same state, unfolded alike."""
     form: tuple[Any, ...] = ("rows",)
+    if rule.routing() is not None:  # no two empty tensors can be told apart by their memory
+        return ("routed", id(inputs))
     if isinstance(rule, EmbeddingRule):
         form = ("ids", rule.in_size, rule.scale)
-    elif isinstance(rule, Conv2dRule):
+    elif isinstance(rule, (Conv1dRule, Conv2dRule)):
         conv = rule.module
         form = ("patches", conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.padding_mode)
     return (*form, *tensor_identity(inputs))

@@ -23,9 +23,11 @@ class Tap(ABC):
 
     Attributes:
         parameters: The parameters read, by a name of the tap's own.
+        watches_input: Whether it watches what the module reads, so that the graph must begin before the module.
     """
 
     parameters: dict[str, nn.Parameter]
+    watches_input = False
 
     @abstractmethod
     def capture(self, inputs: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,6 +57,10 @@ class LayerTap(Tap):
         """See `Tap`."""
         deltas = self.rule.gradient_rows(delta, examples).to(dtype)
         rows = self.rule.input_rows(kept, examples)
+        if self.rule.routing() is not None:
+            if examples != 1:
+                raise ShapeMismatch("rows chosen by a router are not as many for each example")
+            deltas, rows = deltas.transpose(0, 1), rows.transpose(0, 1)
         shape = self.parameters["weight"].shape
         found: dict[str, Use] = {}
         if isinstance(self.rule, EmbeddingRule):
@@ -98,7 +104,7 @@ class Ia3Tap(Tap):
 
     def __init__(self, module: nn.Module, vector: nn.Parameter) -> None:
         self.base: nn.Module = module.get_submodule("base_layer")
-        self.feedforward = bool(module.is_feedforward)
+        self.feedforward = self.watches_input = bool(module.is_feedforward)
         self.parameters = {"vector": vector}
         self.inner: list[tuple[Tensor, Tensor]] = []
 

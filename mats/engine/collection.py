@@ -22,7 +22,7 @@ from torch import nn
 from mats.checkpoints import Checkpoint, load_model, open_checkpoint, parameter_names
 from mats.checkpoints.densify import densify
 from mats.checkpoints.heads import head_names
-from mats.curvature import CollectionPlan, Collector, plan_collection
+from mats.curvature import CollectionPlan, Collector, plan_collection, unfuse_experts_
 from mats.data import Batch, Example, check_labels_fit, load_processor, make_batches
 from mats.engine.collection_pace import Pace
 from mats.engine.collection_plan import SavePlan
@@ -202,7 +202,7 @@ def _load(work: Work, checkpoint: Checkpoint) -> Loaded:
         dense=True,
     )
     with _as_whole_model(work, checkpoint) as whole:
-        names = parameter_names(module, whole)
+        names = unfuse_experts_(module, parameter_names(module, whole))
         if not any(request.settings.selects(name) for name in names.values()):
             raise _nothing_to_measure(request)
         plan = plan_collection(module, batches[0], request.effective_settings, names)

@@ -37,7 +37,7 @@ DAMPING = (
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Strength = Literal["anchor", "damping"]
-LayerKind = Literal["linear", "conv1d", "conv2d", "embedding"]
+LayerKind = Literal["linear", "conv1d", "conv2d", "temporal_conv", "embedding"]
 
 
 class SolverChoice(BaseModel):
@@ -146,7 +146,7 @@ class QuadraticSettings(MethodSettingsBase):
         description="Solve a bias with its weight where the metadata hold the homogeneous coordinate; default true.",
     )
     layer_kinds: tuple[LayerKind, ...] = Field(
-        default=("linear", "conv1d", "conv2d", "embedding"),
+        default=("linear", "conv1d", "conv2d", "temporal_conv", "embedding"),
         description="Layers whose Grams are used; default all kinds.",
     )
 

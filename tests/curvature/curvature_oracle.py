@@ -39,6 +39,9 @@ class SeenCalls(TorchFunctionMode):
             # A convolution whose kernels are the unit vectors lists each patch in the order of the weight's columns.
             units = torch.eye(args[1][0].numel(), dtype=args[1].dtype).reshape(-1, *args[1].shape[1:])
             self.calls.append((args[1], "conv2d", torch.conv2d(args[0], units, None, *args[3:6]), output))
+        elif function is torch.conv1d and (len(args) < 7 or args[6] == 1):
+            units = torch.eye(args[1][0].numel(), dtype=args[1].dtype).reshape(-1, *args[1].shape[1:])
+            self.calls.append((args[1], "temporal_conv", torch.conv1d(args[0], units, None, *args[3:6]), output))
         return output
 
 
@@ -121,7 +124,7 @@ def _add(table: dict[Any, Tensor], key: Any, value: Tensor) -> None:
 def _add_inputs(result: Oracle, key: tuple[str, str], parameter: Tensor, inputs: Tensor, weight: float) -> None:
     if key[1] == "embedding":
         rows = functional.one_hot(inputs.flatten(), parameter.shape[0]).to(torch.float64)
-    elif key[1] == "conv2d":
+    elif key[1] in ("conv2d", "temporal_conv"):
         rows = inputs.movedim(1, -1).reshape(-1, inputs.shape[1])
     else:
         rows = inputs.reshape(-1, inputs.shape[-1])
@@ -132,7 +135,7 @@ def _add_inputs(result: Oracle, key: tuple[str, str], parameter: Tensor, inputs:
 
 
 def _add_outputs(result: Oracle, key: tuple[str, str], delta: Tensor, weight: float) -> None:
-    rows = delta.movedim(1, -1) if key[1] == "conv2d" else delta
+    rows = delta.movedim(1, -1) if key[1] in ("conv2d", "temporal_conv") else delta
     rows = rows.reshape(-1, rows.shape[-1])
     _add(result.outputs, key, weight * sum(torch.outer(row, row) for row in rows))
     result.output_fourth[key] += float(weight * (rows**2).sum(1).pow(2).sum())

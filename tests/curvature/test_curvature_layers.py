@@ -88,6 +88,57 @@ def test_convolutions_equal_autograd(form: str) -> None:
     assert plan.tapped == set(plan.parameters)
 
 
+SIGNAL_CONVOLUTIONS = {
+    "plain": {"kernel_size": 3},
+    "stride and padding": {"kernel_size": 3, "stride": 2, "padding": 1},
+    "dilation": {"kernel_size": 2, "dilation": 2},
+    "same": {"kernel_size": 4, "padding": "same"},
+    "circular": {"kernel_size": 3, "padding": 2, "padding_mode": "circular"},
+    "no bias": {"kernel_size": 2, "bias": False},
+}
+
+
+@pytest.mark.parametrize("form", SIGNAL_CONVOLUTIONS)
+def test_convolutions_of_signals_equal_autograd(form: str) -> None:
+    torch.manual_seed(3)
+    body = nn.Sequential(nn.Flatten(2), nn.Conv1d(2, WIDTH, **SIGNAL_CONVOLUTIONS[form]), nn.Unflatten(2, (-1, 1)))
+    plan, _, found = measured(net(body), pixels)
+    assert {layer.kind for layer in plan.layers} == {"temporal_conv", "linear"}
+    assert max(found.values()) < 1e-10, found
+    assert plan.tapped == set(plan.parameters)
+
+
+class Transposing(nn.Linear):
+    """A linear layer that spells its product out (Falcon)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.T + self.bias
+
+
+class Squashing(nn.Linear):
+    """Not a linear layer, though it is derived from one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(super().forward(x))
+
+
+def test_a_linear_layer_that_spells_its_product_out_is_one() -> None:
+    plain, spelt = net(nn.Linear(WIDTH, WIDTH)), net(Transposing(WIDTH, WIDTH))
+    spelt.load_state_dict(plain.state_dict())
+    first, second = (collect(model, [features(4)], EVERYTHING) for model in (plain, spelt))
+    assert first[0].layers == second[0].layers
+    assert all(relative_error(second[1].tensors[key], value) < 1e-12 for key, value in first[1].tensors.items())
+
+
+def test_a_layer_that_only_derives_from_linear_is_found_out_and_measured_example_by_example() -> None:
+    model = net(Squashing(WIDTH, WIDTH))
+    grams = collect(model, [features(4)], CollectionSettings())[0]
+    assert {layer.name for layer in grams.layers} == {"head"}
+    assert "used outside its module" in grams.uncovered["body.weight"]
+    plan = collect(model, [features(4)], EVERYTHING)[0]
+    assert "body.weight" in set(plan.parameters) - plan.tapped
+
+
 def test_grouped_convolutions_are_named_and_measured_example_by_example() -> None:
     model = net(nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Conv2d(4, WIDTH, 1)))
     plan, _, found = measured(model, pixels)
