@@ -40,6 +40,8 @@ def solve_in_basis(problem: Problem, basis: JointBasis, shift: Tensor, radius: f
     residual, losses = problem.residual(correction, shift)
     outcome = closed_form_outcome(correction, shift, residual, losses)
     outcome.radius_active = active
+    kept = (basis.curvature + shift[:, None, None]).masked_fill(hidden, torch.inf).amin(dim=(1, 2))
+    outcome.smallest_curvature = torch.where(kept.isfinite(), kept, 0.0)
     return outcome
 
 

@@ -54,4 +54,6 @@ def closed_form_outcome(correction: Tensor, shift: Tensor, residual: Tensor, los
     zeros = torch.zeros(correction.shape[0], dtype=torch.int64, device=correction.device)
     norm = torch.linalg.vector_norm(residual, dim=(1, 2))
     inactive = torch.zeros_like(zeros, dtype=torch.bool)
-    return Outcome(correction, shift.clone(), zeros, zeros.clone(), norm, losses, inactive, closed_form=True)
+    return Outcome(
+        correction, shift.clone(), zeros, zeros.clone(), norm, losses, inactive, closed_form=True, residual=residual
+    )
