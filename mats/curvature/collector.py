@@ -14,6 +14,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
+from mats.curvature.accumulators import BesideTheLayer, Home
 from mats.curvature.experts import unfused_experts
 from mats.curvature.fallback import add_example_gradients
 from mats.curvature.gram import CountSum, GramSum
@@ -38,11 +39,12 @@ class Collector:
         ...     sums = collector.sums()
     """
 
-    def __init__(self, model: nn.Module, plan: CollectionPlan, partition: int = 0) -> None:
-        """Prepare the accumulators of `plan.partitions[partition]`."""
+    def __init__(self, model: nn.Module, plan: CollectionPlan, partition: int = 0, home: Home | None = None) -> None:
+        """Prepare the accumulators of `plan.partitions[partition]`, in `home` (None: beside their layers)."""
         self.model = model
         self.plan = plan
-        self.device = next(model.parameters()).device
+        self.device = entry_device(model)
+        self._batches = 0
         self.parameters = ParameterNames(model, plan.names).by_name
         self._stack = ExitStack()
         self._failed = False
@@ -50,14 +52,16 @@ class Collector:
         self._example_ids: list[str] = []
         self._scalars: dict[str, tuple[float, float]] = {}
         keys = set(plan.partitions[partition])
-        dtype = plan.settings.dtype
+        dtype, home = plan.settings.dtype, home or BesideTheLayer()
         self.inputs: dict[str, GramSum | CountSum] = {
-            site.name: CountSum(site.size) if site.kind == "counts" else GramSum(site.size, site.homogeneous, dtype)
+            site.name: CountSum(site.size)
+            if site.kind == "counts"
+            else GramSum(site.size, site.homogeneous, dtype, home)
             for site in plan.sites
             if f"input_gram/{site.name}" in keys
         }
         self.outputs: dict[str, GramSum] = {
-            layer.name: GramSum(layer.out_size, False, dtype)
+            layer.name: GramSum(layer.out_size, False, dtype, home)
             for layer in plan.layers
             if f"output_gram/{layer.name}" in keys
         }
@@ -66,7 +70,7 @@ class Collector:
             statistics = frozenset(s for s in ("diagonal", "block") if f"{s}/{name}" in keys)
             if statistics:
                 parameter = self.parameters[name]
-                self.per_example[name] = ParameterSum(parameter.shape, dtype, parameter.device, statistics)
+                self.per_example[name] = ParameterSum(parameter.shape, dtype, parameter.device, statistics, home)
         self._hooks = BatchHooks(model, plan, self.inputs, self.outputs, self.per_example, self.parameters)
         self._untapped = {name: self.parameters[name] for name in self.per_example if name not in plan.tapped}
 
@@ -88,27 +92,32 @@ class Collector:
         self._entered = False
         self._stack.close()
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: Batch, number: int | None = None) -> None:
         """Run one batch and add what it shows.
 
+        Args:
+            batch: The batch.
+            number: Which batch of the whole work it is, from 1, for messages; None: counted here.
+
         Raises:
-            NonFiniteStatistic: An activation or gradient is NaN or infinite; names the site and the examples. What was
-                added cannot be taken back, so this collector is of no further use.
+            NonFiniteStatistic: An activation or gradient is NaN or infinite; names site, batch and examples.
+                What was added cannot be taken back, so this collector is of no further use.
             WorkFailed: The collector is not entered, or an earlier batch failed.
         """
         if not self._entered or self._failed:
             state = "an earlier batch failed" if self._failed else "the collector is not entered"
             raise WorkFailed(f"batch of {_listed(batch.example_ids)}: {state}; start again with a new collector")
         self._failed = True  # until the batch is through
+        self._batches += 1
         batch = batch.to(self.device)
         measured = self._hooks.run(batch)
         if self._untapped:
             measured += add_example_gradients(self.model, batch, self.plan.settings, self._untapped, self.per_example)
-        self._count(measured, batch)
+        self._count(measured, batch, self._batches if number is None else number)
         self._example_ids += batch.example_ids
         self._failed = False
 
-    def _count(self, measured: list[tuple[str, Tensor]], batch: Batch) -> None:
+    def _count(self, measured: list[tuple[str, Tensor]], batch: Batch, number: int) -> None:
         """Bring the batch's scalars to the host, all at once: the only wait for the device in a batch."""
         if not measured:
             return
@@ -116,7 +125,7 @@ class Collector:
         for (key, _), (tokens, fourth) in zip(measured, values, strict=True):
             if not (_finite(tokens) and _finite(fourth)):
                 raise NonFiniteStatistic(
-                    f"{_described(key)} NaN or infinite in the batch of {_listed(batch.example_ids)}"
+                    f"{_described(key)} NaN or infinite in batch {number} of {_listed(batch.example_ids)}"
                 )
             if not key.startswith("check:"):
                 before = self._scalars.get(key, (0.0, 0.0))
@@ -151,13 +160,13 @@ class Collector:
     def load(self, sums: Sums) -> None:
         """Continue from `sums`, which an earlier collector of the same plan and partition gave."""
         for name, total in self.inputs.items():
-            tensor = sums.tensors[f"input_gram/{name}"].clone().to(self.device)
+            tensor = sums.tensors[f"input_gram/{name}"]
             if isinstance(total, CountSum):
-                total.counts = tensor.double()
+                total.counts = tensor.clone().to(self.device).double()
             else:
-                total.matrix = tensor.to(total.dtype)
+                total.start_from(tensor, self.device)
         for name, output in self.outputs.items():
-            output.matrix = sums.tensors[f"output_gram/{name}"].clone().to(self.device, output.dtype)
+            output.start_from(sums.tensors[f"output_gram/{name}"], self.device)
         for name, parameter in self.per_example.items():
             if parameter.diagonal is not None:
                 parameter.diagonal.copy_(sums.tensors[f"diagonal/{name}"])
@@ -204,6 +213,15 @@ def join_partition_(total: Sums, part: Sums) -> None:
     total.tokens |= part.tokens
     total.fourth_moments |= part.fourth_moments
     total.example_ids = part.example_ids
+
+
+def entry_device(model: nn.Module) -> torch.device:
+    """Where a batch enters the model: where its hooks of accelerate compute, else where its first parameter lies."""
+    hook = getattr(model, "_hf_hook", None)
+    device = getattr(hook, "execution_device", None)
+    if device is not None:
+        return torch.device(device)
+    return next(model.parameters()).device
 
 
 def _finite(value: float) -> bool:

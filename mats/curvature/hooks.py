@@ -177,11 +177,11 @@ class BatchHooks:
         return replaced
 
     def _check_calls(self, hook: _ModuleHook, call: int) -> None:
-        """Passes that are cut short rely on the calls seen on the first batch, so the others hold every batch to them."""
+        """Hold every batch to the calls of the first: passes that are cut short rely on them."""
         if self.counts_calls and hook.layer is not None and call >= len(self.plan.sides[hook.name]):
             raise WorkFailed(
-                f"{hook.name}: call {call + 1} in one forward pass; the first batch had {call}, and passes over the data "
-                "may end after so many; measure in one pass, without memory_budget"
+                f"{hook.name}: call {call + 1} in one forward pass; the first batch had {call}, and passes over "
+                "the data may end after so many; measure in one pass, without memory_budget"
             )
 
     def _side(self, hook: _ModuleHook, call: int) -> Side | None:

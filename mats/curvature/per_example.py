@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from mats.curvature.accumulators import BesideTheLayer, Home
 from mats.store.records import Layout
 
 # Working memory for the gradients of a few examples at a time. A CPU is fastest when they stay in its cache (measured
@@ -172,19 +173,37 @@ def summed_gradients(uses: list[Use], first: int, last: int) -> Tensor:
 class ParameterSum:
     """Accumulates one parameter's `diagonal` Σ_n g_n² and `block` Σ_n g_n g_nᵀ over examples."""
 
-    def __init__(self, shape: torch.Size, dtype: torch.dtype, device: torch.device, statistics: frozenset[str]) -> None:
+    def __init__(
+        self,
+        shape: torch.Size,
+        dtype: torch.dtype,
+        device: torch.device,
+        statistics: frozenset[str],
+        home: Home | None = None,
+    ) -> None:
+        home = home or BesideTheLayer()
         self.shape = shape
+        self.device = device
         size = shape.numel()
-        self.diagonal = torch.zeros(shape, dtype=dtype, device=device) if "diagonal" in statistics else None
-        self.block = torch.zeros(size, size, dtype=dtype, device=device) if "block" in statistics else None
+        self.diagonal = home.zeros(tuple(shape), dtype, device) if "diagonal" in statistics else None
+        self.block = home.zeros((size, size), dtype, device) if "block" in statistics else None
 
     def add(self, uses: list[Use], examples: int) -> None:
         """Add the squares and outer products of the examples' gradients."""
         if self.diagonal is not None:
+            squares = self._at_the_layer(self.diagonal)
             if len(uses) == 1:
-                uses[0].add_squares_(self.diagonal, examples)
+                uses[0].add_squares_(squares, examples)
             else:
-                add_squares_(self.diagonal, uses, examples)
+                add_squares_(squares, uses, examples)
+            if squares is not self.diagonal:
+                self.diagonal += squares.to(self.diagonal.device)
         if self.block is not None:
             gradients = summed_gradients(uses, 0, examples).reshape(examples, -1).to(self.block.dtype)
-            self.block.addmm_(gradients.T, gradients)
+            products = self._at_the_layer(self.block).addmm_(gradients.T, gradients)
+            if products is not self.block:
+                self.block += products.to(self.block.device)
+
+    def _at_the_layer(self, total: Tensor) -> Tensor:
+        """The sum itself, or zeros of its shape on the layer's device where it accumulates elsewhere."""
+        return total if total.device == self.device else torch.zeros_like(total, device=self.device)

@@ -123,7 +123,7 @@ def test_a_nan_activation_names_site_and_examples(device: str) -> None:
     batch = image_batch(3, 4)
     batch.inputs["pixel_values"][1, 0, 0, 0] = torch.nan
     message = (
-        r"site vit.embeddings.patch_embeddings.projection: activations are NaN or infinite in the batch of "
+        r"site vit.embeddings.patch_embeddings.projection: activations are NaN or infinite in batch 1 of "
         r"examples example-4, example-5, example-6$"
     )
     with Collector(model, plan) as collector, pytest.raises(NonFiniteStatistic, match=message):
@@ -233,6 +233,6 @@ def test_an_example_run_alone_is_named_when_its_loss_is_nan() -> None:
     plan = plan_collection(model, image_batch(4), settings)
     batch = image_batch(3, 4)
     batch.inputs["pixel_values"][1, 0, 0, 0] = torch.nan
-    message = "the loss of example-5 is NaN or infinite in the batch of examples example-4"
+    message = "the loss of example-5 is NaN or infinite in batch 1 of examples example-4"
     with Collector(model, plan) as collector, pytest.raises(NonFiniteStatistic, match=message):
         collector.add(batch)
