@@ -14,7 +14,7 @@ from benchmarks.architectures.examples import CLASSES, VOCABULARY
 from mats.data.batch import Batch
 
 _WIDE = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
-_TEXT = {"vocab_size": VOCABULARY, "max_position_embeddings": 40, **_WIDE}
+_TEXT = {"vocab_size": VOCABULARY, "max_position_embeddings": 16, **_WIDE}
 _MARKS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _CAUSAL = {**_TEXT, **_MARKS, "num_key_value_heads": 1}
 _HEADED = {**_CAUSAL, "head_dim": 6}
@@ -41,6 +41,7 @@ _BART = {
     "decoder_attention_heads": 2,
     "encoder_ffn_dim": 16,
     "decoder_ffn_dim": 16,
+    "max_position_embeddings": 16,
     **_MARKS,
     "decoder_start_token_id": 0,
     "forced_eos_token_id": None,
@@ -131,7 +132,15 @@ FAMILIES = (
         "DistilBERT",
         "DistilBertForSequenceClassification",
         "DistilBertConfig",
-        {"vocab_size": VOCABULARY, "dim": 12, "n_layers": 2, "n_heads": 2, "hidden_dim": 16, "num_labels": 3},
+        {
+            "vocab_size": VOCABULARY,
+            "dim": 12,
+            "n_layers": 2,
+            "n_heads": 2,
+            "hidden_dim": 16,
+            "max_position_embeddings": 16,
+            "num_labels": 3,
+        },
         examples.text_classes,
     ),
     Family(
@@ -165,7 +174,7 @@ FAMILIES = (
         "GPT-2",
         "GPT2LMHeadModel",
         "GPT2Config",
-        {"vocab_size": VOCABULARY, "n_embd": 12, "n_layer": 2, "n_head": 2, "n_positions": 24, **_MARKS},
+        {"vocab_size": VOCABULARY, "n_embd": 12, "n_layer": 2, "n_head": 2, "n_positions": 16, **_MARKS},
         examples.texts,
         "Conv1D, fused qkv",
     ),
@@ -181,7 +190,7 @@ FAMILIES = (
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
             "ffn_dim": 16,
-            "max_position_embeddings": 40,
+            "max_position_embeddings": 16,
             **_MARKS,
         },
         examples.texts,
@@ -320,7 +329,11 @@ FAMILIES = (
         "WhisperForConditionalGeneration",
         "WhisperConfig",
         {
-            **{key: value for key, value in _BART.items() if key != "forced_eos_token_id"},
+            **{
+                key: value
+                for key, value in _BART.items()
+                if key not in ("forced_eos_token_id", "max_position_embeddings")
+            },
             "num_mel_bins": 8,
             "max_source_positions": 6,
             "max_target_positions": 16,

@@ -99,6 +99,7 @@ def _without_peft(name: str) -> Iterator[str]:
     yield name.rpartition(".")[0]  # a vector `….ia3_l.<adapter>`
     left, _, leaf = name.rpartition(".")
     yield left.rpartition(".")[0] + "." + leaf  # `….lora_A.<adapter>.weight`, `….base_layer.weight`
+    yield left.rpartition(".")[0]  # `….lora_magnitude_vector.<adapter>.weight` (DoRA)
     inside = name.removeprefix(PEFT_PREFIX)
     yield inside
     yield inside.replace(".base_layer.", ".")

@@ -37,12 +37,14 @@ class Examination:
         no_gradient: Parameters (by identity) that received no gradient.
         wrong_sum: Parameters whose hooks miss part of the gradient, with the relative error.
         wrong_examples: Parameters whose rows cannot be credited to examples.
+        errors: Relative error of Σ δ aᵀ for every parameter that hooks read and whose gradient is more than rounding.
     """
 
     recorder: CallRecorder
     no_gradient: set[int] = field(default_factory=set)
     wrong_sum: dict[int, float] = field(default_factory=dict)
     wrong_examples: set[int] = field(default_factory=set)
+    errors: dict[int, float] = field(default_factory=dict)
 
 
 def examination_batch(batch: Batch) -> Batch:
@@ -240,16 +242,18 @@ def _judge(
     if identity not in sketches.plain:  # it has a gradient, and no hook saw any of it
         examination.wrong_sum[identity] = 1.0
         return
-    error, fits = _agree(parameter.dtype, plain, sketches.plain[identity], sketches.scales[identity])
+    error, fits, is_rounding = _agree(parameter.dtype, plain, sketches.plain[identity], sketches.scales[identity])
     if not fits:
         examination.wrong_sum[identity] = error
+    elif not is_rounding:
+        examination.errors[identity] = error
     grouped = identity in sketches.weighted and identity not in sketches.ungroupable and weighted is not None
     if not grouped or not _agree(parameter.dtype, weighted, sketches.weighted[identity], sketches.scales[identity])[1]:
         examination.wrong_examples.add(identity)
 
 
-def _agree(dtype: torch.dtype, expected: Tensor | None, seen: Tensor, scale: Tensor) -> tuple[float, bool]:
-    """The relative error, and whether rounding explains it.
+def _agree(dtype: torch.dtype, expected: Tensor | None, seen: Tensor, scale: Tensor) -> tuple[float, bool, bool]:
+    """The relative error, whether rounding explains it, and whether the gradient itself is no more than rounding.
 
     Gradients that cancel (of a key bias, which softmax does not see) are pure rounding: the error is also judged
     against the size of what was added up. Some models compute norms in float32 whatever their dtype.
@@ -261,4 +265,4 @@ def _agree(dtype: torch.dtype, expected: Tensor | None, seen: Tensor, scale: Ten
     size = float(expected.norm())
     # A random probe of norm √k stretches a matrix's size by about as much.
     floor = rounding * float(scale) * seen.numel() ** 0.5
-    return error / max(size, 1e-300), error <= tolerance * size + floor
+    return error / max(size, 1e-300), error <= tolerance * size + floor, size <= floor

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
@@ -50,6 +51,15 @@ class Routing:
     def weights(self, weights: Tensor | None) -> Tensor | None:
         """The examples' weights [B] at these rows, [n]."""
         return None if weights is None else weights[self.tokens // (self.total // len(weights))]
+
+    def by_example(self, rows: Tensor, examples: int) -> Tensor:
+        """Rows [n, 1, d] as [examples, most rows of one, d]; zeros, which add nothing, fill up."""
+        owners = self.tokens // (self.total // examples)  # ascending, as the tokens are
+        counts = torch.bincount(owners, minlength=examples)
+        places = torch.arange(len(owners), device=owners.device) - (counts.cumsum(0) - counts)[owners]
+        padded = rows.new_zeros(examples, max(1, int(counts.max())), rows.shape[-1])
+        padded[owners, places] = rows[:, 0]
+        return padded
 
 
 class LayerRule(ABC):

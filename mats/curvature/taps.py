@@ -57,10 +57,8 @@ class LayerTap(Tap):
         """See `Tap`."""
         deltas = self.rule.gradient_rows(delta, examples).to(dtype)
         rows = self.rule.input_rows(kept, examples)
-        if self.rule.routing() is not None:
-            if examples != 1:
-                raise ShapeMismatch("rows chosen by a router are not as many for each example")
-            deltas, rows = deltas.transpose(0, 1), rows.transpose(0, 1)
+        if (routing := self.rule.routing()) is not None:
+            deltas, rows = routing.by_example(deltas, examples), routing.by_example(rows, examples)
         shape = self.parameters["weight"].shape
         found: dict[str, Use] = {}
         if isinstance(self.rule, EmbeddingRule):

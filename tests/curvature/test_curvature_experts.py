@@ -138,7 +138,8 @@ def test_an_expert_without_tokens_keeps_grams_of_zero_and_a_site_of_its_own() ->
 def test_per_example_gradients_of_experts_equal_autograd() -> None:
     model, batch = BY_NAME["gpt-oss"].build(), BY_NAME["gpt-oss"].batch(3)
     settings = CollectionSettings(statistics=("diagonal",), accumulate_dtype="float64", parameters=("*experts*",))
-    _, sums = collect(model, [batch], settings)
+    plan, sums = collect(model, [batch], settings)
+    assert set(plan.parameters) == plan.tapped  # none is run example by example
     model.config._experts_implementation = "eager"
     fused = {name: p.requires_grad_(True) for name, p in model.named_parameters() if ".experts." in name}
     squares: dict[str, Tensor] = {}
