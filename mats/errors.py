@@ -84,3 +84,12 @@ class NotConverged(MatsError, RuntimeError):
     """The merge is done, but a solve missed its tolerance and `--strict` was given (exit status 4)."""
 
     exit_status = 4
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Python's MemoryError, or what torch raises on any device (told by name, so that torch need not be imported)."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(
+        part in str(error) for part in ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    )

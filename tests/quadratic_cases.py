@@ -15,6 +15,7 @@ from mats.quadratics import (
     DiagonalQuadratic,
     IdentityQuadratic,
     KroneckerQuadratic,
+    PerModelQuadratic,
     Quadratic,
     SumQuadratic,
 )
@@ -133,6 +134,34 @@ def _damped(part: Callable[[Factors], Case]) -> Callable[[Factors], Case]:
     return build
 
 
+def one_model(quadratic: Quadratic, model: int) -> Quadratic:
+    """A quadratic of one of its models alone, with that model's weight."""
+    weight = [quadratic.weights[model]]
+    if isinstance(quadratic, SumQuadratic):
+        return SumQuadratic([one_model(term, model) for term in quadratic.terms])
+    if isinstance(quadratic, DiagonalQuadratic):
+        return DiagonalQuadratic(quadratic.diagonals[model : model + 1], weight)
+    assert isinstance(quadratic, KroneckerQuadratic)
+    parts = [None if stack is None else stack[model : model + 1] for stack in (quadratic.left, quadratic.right)]
+    return KroneckerQuadratic(*parts, weight, shape=quadratic.shape)
+
+
+def _model_by_model(part: Callable[[Factors], Case]) -> Callable[[Factors], Case]:
+    """The same, one model at a time; damped, the damping's sums over models are formed so as well."""
+
+    def build(f: Factors) -> Case:
+        case = part(f)
+        whole = case.quadratic
+        if isinstance(whole, DampedQuadratic):
+            undamped = PerModelQuadratic(lambda model: one_model(whole.undamped, model), WEIGHTS)
+            damped = undamped.damped(STRENGTH)
+            assert damped is not None
+            return Case(damped, case.dense)
+        return Case(PerModelQuadratic(lambda model: one_model(whole, model), WEIGHTS), case.dense)
+
+    return build
+
+
 def _full(entry: Matrix) -> Matrix:
     return entry if entry.ndim == 2 else np.diag(entry)
 
@@ -154,6 +183,12 @@ CASES: dict[str, Callable[[Factors], Case]] = {
     "damped_kfac": _damped(_kronecker_case("G", "A")),
     "damped_diagonal_right": _damped(_kronecker_case("G", "a")),
     "damped_both_diagonal": _damped(_kronecker_case("g", "a")),
+    "kfac_by_model": _model_by_model(_kronecker_case("G", "A")),
+    "regmean_by_model": _model_by_model(_kronecker_case(None, "A")),
+    "diagonal_by_model": _model_by_model(_diagonal),
+    "embedding_by_model": _model_by_model(_kronecker_case("G", "a")),
+    "tied_by_model": _model_by_model(_added(_kronecker_case("G", None), _kronecker_case(None, "a"))),
+    "damped_by_model": _model_by_model(_damped(_kronecker_case("G", "A"))),
     "two_kfac": _added(_kronecker_case("G", "A"), _kronecker_case("G", "A")),
 }
 

@@ -4,16 +4,19 @@ One JSON line each, appended after the tensor's bytes were handed to the kernel.
 nothing it handed over, so the line tells the truth. After a power failure the line may have survived and the bytes
 not; that is what the checksum is for: a resumed run trusts only tensors whose bytes still match, so no write waits
 for the disk before the very end.
+
+Where several processes write one output, each has a journal of its own, which it holds locked.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-from mats.errors import WorkFailed
+from mats.errors import OutputExists, WorkFailed
 from mats.files import explain_os_error
 
 VERSION = 1
@@ -33,6 +36,15 @@ class Journal:
 
         A line without its end (the process died inside it) is dropped, and with it whatever follows.
         """
+        found = self.read()
+        if found is None:
+            return None
+        entries, length = found
+        self._open(os.O_WRONLY, length)
+        return entries
+
+    def read(self) -> tuple[dict[str, dict[str, Any]], int] | None:
+        """The last line of each tensor and the length of all whole lines; nothing is opened for writing."""
         try:
             content = self.path.read_bytes()
         except OSError:
@@ -47,13 +59,25 @@ class Journal:
                 entries[line["name"]] = line
         except (ValueError, KeyError, TypeError):
             return None
-        self._open(os.O_WRONLY, len(whole))
-        return entries
+        return entries, len(whole)
 
     def restart(self) -> None:
         """Begin an empty journal."""
         self._open(os.O_WRONLY | os.O_CREAT, 0)
         self._append(self._head)
+
+    def hold(self) -> None:
+        """Keep the open journal from being taken by another run while this process lives.
+
+        Raises:
+            OutputExists: another process holds it.
+        """
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputExists(
+                f"{self.path.parent}: another run is writing here; wait for it or choose another output"
+            ) from error
 
     def record(self, name: str, checksum: str, note: Any) -> None:
         """One more tensor is finished. `note` is any JSON value to be kept with it, or None."""

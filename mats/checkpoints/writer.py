@@ -53,6 +53,9 @@ class CheckpointWriter(AbstractContextManager["CheckpointWriter"]):
         max_shard_bytes: limit of one file.
         overwrite: replace an existing output, at `publish` and not before.
         weights_name: `model`, or `adapter_model` for a PEFT adapter.
+        part: which of several processes this is that write one output together, each tensor by one of them. Part 0
+            owns the folder: it is made first, takes up what is there, tells the others what is `held`, `join`s what
+            they wrote, and publishes. The others are made after it and `adopt` what it holds.
 
     Attributes:
         output: as given.
@@ -76,22 +79,32 @@ class CheckpointWriter(AbstractContextManager["CheckpointWriter"]):
         max_shard_bytes: int = DEFAULT_SHARD_BYTES,
         overwrite: bool = False,
         weights_name: str = "model",
+        part: int = 0,
     ) -> None:
         self.output = Path(output)
+        self.part = part
         self._layout = plan_layout(tensors, max_shard_bytes, weights_name)
         self._overwrite = overwrite
         self._partial = partial_folder(self.output)
         self.folder = self._partial / "content"
-        self._journal = Journal(self._partial / "journal", f"{identity}\n{self._layout.identity()}")
+        self._identity = f"{identity}\n{self._layout.identity()}"
+        self._journal = self._journal_of(part)
         self._guard = threading.Lock()
         self._descriptors: list[int] = []
         self._finished: dict[str, None] = {}
         self._notes: dict[str, Any] = {}
         self.resumed = False
-        self._refuse_existing()
-        self._lock = lock_folder(self._partial)
+        self._lock = -1
+        if part == 0:
+            self._refuse_existing()
+            self._lock = lock_folder(self._partial)
         try:
-            self._prepare()
+            if part == 0:
+                self._prepare()
+            else:
+                self._open_shards()
+                self._journal.restart()
+                self._journal.hold()
         except BaseException:
             self.abandon()
             raise
@@ -133,6 +146,21 @@ class CheckpointWriter(AbstractContextManager["CheckpointWriter"]):
         if name not in self._finished:
             raise InputsMismatch(f"{self.output}: tensor {name} was not written before; write() comes first")
         self._put(name, tensor, note)
+
+    def held(self) -> dict[str, Any]:
+        """What was taken up, tensor → its note or None: what the other parts must know before they begin."""
+        return {name: self._notes.get(name) for name in self._finished}
+
+    def adopt(self, held: Mapping[str, Any]) -> None:
+        """Count as finished what part 0 took up."""
+        for name, note in held.items():
+            self._count(name, note)
+
+    def join(self, parts: int) -> None:
+        """Count as finished what the other parts wrote, as their journals say; they must be done writing."""
+        for part in range(1, parts):
+            for name, entry in self._read_journal(part).items():
+                self._count(name, entry.get("note"))
 
     def publish(self) -> Path:
         """Give the finished folder its name, after everything in it is on the disk.
@@ -187,20 +215,45 @@ class CheckpointWriter(AbstractContextManager["CheckpointWriter"]):
             self._clear()
             entries = None
         check_space(self.output, self.folder, self._layout)
-        try:
-            for shard in self._layout.shards:
-                self._descriptors.append(open_shard(self.folder, shard))
-        except OSError as error:
-            raise explain_os_error(error, self.folder) from error
+        self._open_shards()
         if entries is None:
             self._journal.restart()
         else:
             self.resumed = True
             self._remove_companions()
             self._take_up(entries)
+            self._take_over()
 
-    def _take_up(self, entries: Mapping[str, Mapping[str, Any]]) -> None:
-        """Believe the journal where the bytes still match it."""
+    def _open_shards(self) -> None:
+        try:
+            for shard in self._layout.shards:
+                self._descriptors.append(open_shard(self.folder, shard))
+        except OSError as error:
+            raise explain_os_error(error, self.folder) from error
+
+    def _journal_of(self, part: int) -> Journal:
+        return Journal(self._partial / (f"journal-{part}" if part else "journal"), self._identity)
+
+    def _read_journal(self, part: int) -> dict[str, dict[str, Any]]:
+        found = self._journal_of(part).read()
+        return {} if found is None else found[0]
+
+    def _take_over(self) -> None:
+        """What other processes of an earlier run had finished goes into this one's journal, and theirs go."""
+        for path in sorted(self._partial.glob("journal-*")):
+            part = int(path.name.removeprefix("journal-"))
+            journal = self._journal_of(part)
+            found = journal.resume()
+            if found is not None:
+                journal.hold()
+                for name in self._take_up(found):
+                    self._journal.record(name, found[name]["checksum"], found[name].get("note"))
+                journal.close()
+            remove(path)
+
+    def _take_up(self, entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Believe a journal where the bytes still match it; returns the names of those tensors."""
+        believed = []
         for name, entry in entries.items():
             if name not in self._layout.infos:
                 continue
@@ -208,9 +261,16 @@ class CheckpointWriter(AbstractContextManager["CheckpointWriter"]):
             offset = self._layout.shards[position].offsets[name]
             size = self._layout.infos[name].nbytes
             if checksum_range(self._descriptors[position], offset, size) == entry.get("checksum"):
-                self._finished[name] = None
-                if "note" in entry:
-                    self._notes[name] = entry["note"]
+                self._count(name, entry.get("note"))
+                believed.append(name)
+        return believed
+
+    def _count(self, name: str, note: Any) -> None:
+        """A tensor is finished."""
+        self._finished[name] = None
+        self._notes.pop(name, None)
+        if note is not None:
+            self._notes[name] = note
 
     def _clear(self) -> None:
         self._journal.close()
@@ -236,10 +296,7 @@ class CheckpointWriter(AbstractContextManager["CheckpointWriter"]):
         checksum = self._write_bytes(name, tensor.detach().cpu().reshape(-1))
         with self._guard:
             self._journal.record(name, checksum, note)
-            self._finished[name] = None
-            self._notes.pop(name, None)
-            if note is not None:
-                self._notes[name] = note
+            self._count(name, note)
 
     def _write_bytes(self, name: str, flat: Tensor) -> str:
         """Cast, check, hash and write in chunks, so that each is in the cache for all four; returns the checksum."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import typer
 
-from mats.errors import MatsError, RecipeError
+from mats.errors import MatsError, RecipeError, is_out_of_memory
 
 DONE, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
@@ -45,7 +45,7 @@ def describe(error: BaseException, arguments: Sequence[str]) -> Failure:
         return Failure(error.exit_status, tuple(str(error).splitlines()) or (kind,), kind)
     if isinstance(error, ClickException):
         return Failure(WRONG_REQUEST, (_usage(error),), "UsageError")
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         setting = "train.micro_batch_size" if arguments[:1] == ["train"] else "--memory-budget or curvature.batch_size"
         advice = f"lower {setting}, or choose a device with more memory"
         return Failure(FAILED, (f"out of memory ({_first_line(error)}); {advice}",), "OutOfMemory")
@@ -79,15 +79,6 @@ def _usage(error: BaseException) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "mats"
     return f"{message.rstrip('.')}; see {path} --help"
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Python's MemoryError, or what torch raises (told by name, so that torch need not be imported)."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and any(
-        part in str(error) for part in ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    )
 
 
 def _describe_os_error(error: OSError) -> Failure:

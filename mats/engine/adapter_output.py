@@ -156,7 +156,7 @@ class LowRankWriter(CheckpointWriter):
     To its callers everything has dense names; in the file are factors, and whole tensors as PEFT names them.
     """
 
-    def __init__(self, output: AdapterOutput, inputs: MergeInputs, identity: str) -> None:
+    def __init__(self, output: AdapterOutput, inputs: MergeInputs, identity: str, part: int = 0) -> None:
         request = inputs.request
         self._adapter, self._inputs = output, inputs
         self._device = resolve_device(request.device)
@@ -167,6 +167,7 @@ class LowRankWriter(CheckpointWriter):
             max_shard_bytes=ONE_FILE,
             overwrite=request.overwrite,
             weights_name="adapter_model",
+            part=part,
         )
 
     @property

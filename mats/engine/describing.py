@@ -44,7 +44,7 @@ def describe_plan(plan: MergePlan, request: MergeRequest) -> list[str]:
     if plan.fallbacks:
         name, reason = next(iter(plan.fallbacks.items()))
         lines.append(f"{len(plan.fallbacks)} parameters fall back; the first is {name} ({reason})")
-    return lines + list(plan.notes)
+    return [*lines, *plan.memory_notes, *plan.notes]
 
 
 def build_report(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from mats.quadratics import (
     DiagonalQuadratic,
     IdentityQuadratic,
     KroneckerQuadratic,
+    PerModelQuadratic,
     Quadratic,
     SumQuadratic,
     empty_left_factors,
@@ -62,36 +64,71 @@ class GroupLoader:
         self.device = device
         self.weights = [model.weight for model in inputs.request.models]
 
+    def on(self, device: torch.device) -> GroupLoader:
+        """The same, for another device."""
+        other = copy.copy(self)
+        other.device = device
+        return other
+
+    def prepare(self, groups: Sequence[Group]) -> None:
+        """Settle what the starts of these groups need of the whole, so that reading them later tells no progress."""
+        for system in {group.systems[0].settings.init: group.systems[0] for group in groups}.values():
+            self.start_of(system)
+
     def load(self, group: Group) -> GroupProblem:
         """Read everything the group needs.
+
+        To a GPU it travels through pinned memory, in the current stream, without waiting for it.
 
         Raises:
             NonFiniteWeights, CheckpointCorrupt, StoreCorrupt: from the files.
             ShapeMismatch: a statistic does not fit its weight.
         """
-        first = group.systems[0]
-        dtype = torch.float64 if first.settings.solver.precision == "float64" else torch.float32
-        targets = self.targets(group, dtype)
-        start = torch.empty_like(targets[0])
+        dtype = self.dtype_of(group)
+        targets = self._read_targets(group, dtype)
+        start = self._staging(targets.shape[1:], dtype)
         for position, system in enumerate(group.systems):
             start[position] = self._start(system, targets[:, position])
-        return GroupProblem(targets, start, self.quadratic(group, dtype))
+        return GroupProblem(self._sent(targets), self._sent(start), self.quadratic(group, dtype))
+
+    @staticmethod
+    def dtype_of(group: Group) -> torch.dtype:
+        """In which numbers a group is held."""
+        return torch.float64 if group.systems[0].settings.solver.precision == "float64" else torch.float32
 
     def targets(self, group: Group, dtype: torch.dtype) -> Tensor:
         """The models' own weights W_i, [m, L, out, in]."""
-        shape = (len(self.weights), len(group.systems), *group.systems[0].shape)
-        targets = torch.empty(shape, dtype=dtype, device=self.device)
+        return self._sent(self._read_targets(group, dtype))
+
+    def _read_targets(self, group: Group, dtype: torch.dtype) -> Tensor:
+        targets = self._staging((len(self.weights), len(group.systems), *group.systems[0].shape), dtype)
         for index in range(len(self.weights)):
-            targets[index] = self.stacked(group, dtype, partial(self.inputs.read, index))
+            self._stack(targets[index], group, partial(self.inputs.read, index))
         return targets
+
+    def _staging(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Host memory for what is read; pinned where it is to travel to a GPU."""
+        return torch.empty(tuple(shape), dtype=dtype, pin_memory=self.device.type == "cuda")
+
+    def _sent(self, staged: Tensor) -> Tensor:
+        return staged.to(self.device, non_blocking=True)
+
+    def _put(self, place: Tensor, content: Tensor) -> None:
+        """Copy into its place on the device."""
+        if place.device.type == "cuda":  # a copy that also converts would leave pinned memory
+            content = content.to(place.dtype).contiguous().pin_memory()
+        place.copy_(content, non_blocking=True)
 
     def stacked(self, group: Group, dtype: torch.dtype, read: Callable[[str], Tensor]) -> Tensor:
         """The weights of one checkpoint for a group, [L, out, in]; `read` finds a tensor by its name in the output."""
-        matrices = torch.empty((len(group.systems), *group.systems[0].shape), dtype=dtype, device=self.device)
+        matrices = self._staging((len(group.systems), *group.systems[0].shape), dtype)
+        self._stack(matrices, group, read)
+        return self._sent(matrices)
+
+    def _stack(self, matrices: Tensor, group: Group, read: Callable[[str], Tensor]) -> None:
         for position, system in enumerate(group.systems):
             bias = None if system.bias is None else read(system.bias)
             matrices[position] = to_canonical(read(system.weight), system.layout, bias)
-        return matrices
 
     def _start(self, system: System, targets: Tensor) -> Tensor:
         """x0 from the targets already read; each is handed to the start's merge as a copy that it may overwrite."""
@@ -115,16 +152,25 @@ class GroupLoader:
 
     def quadratic(self, group: Group, dtype: torch.dtype) -> Quadratic:
         """The curvatures C_i of a group and the models' weights λ_i."""
-        rule = group.systems[0].rule
-        shape = (len(group.systems), *group.systems[0].shape)
-        if rule == "identity":
-            return IdentityQuadratic(self.weights, shape, device=self.device, dtype=dtype)
-        if rule == "diagonal":
-            return self._diagonal(group, dtype)
-        if rule == "block":
-            return self._block(group, dtype)
-        terms = [self._term(group, number, dtype) for number in range(len(group.systems[0].terms))]
+        if not group.on_disk:
+            return self._of_models(group, dtype, range(len(self.weights)))
+        return PerModelQuadratic(lambda index: self._of_models(group, dtype, [index]), self.weights)
+
+    def _of_models(self, group: Group, dtype: torch.dtype, models: Sequence[int]) -> Quadratic:
+        """The same of some of the models."""
+        first = group.systems[0]
+        if first.rule == "identity":
+            shape = (len(group.systems), *first.shape)
+            return IdentityQuadratic(self._weights_of(models), shape, device=self.device, dtype=dtype)
+        if first.rule == "diagonal":
+            return self._diagonal(group, dtype, models)
+        if first.rule == "block":
+            return self._block(group, dtype, models)
+        terms = [self._term(group, number, dtype, models) for number in range(len(first.terms))]
         return terms[0] if len(terms) == 1 else SumQuadratic(terms)
+
+    def _weights_of(self, models: Sequence[int]) -> list[float]:
+        return [self.weights[index] for index in models]
 
     def _parameter_sum(self, statistic: str, name: str, index: int) -> Tensor:
         store = self.stores[index]
@@ -137,48 +183,51 @@ class GroupLoader:
         width = self.inputs.infos[name].numel // len(own)
         return rearranged(total.reshape(-1, width), own, axes=(0,))
 
-    def _diagonal(self, group: Group, dtype: torch.dtype) -> Quadratic:
-        shape = (len(self.weights), len(group.systems), *group.systems[0].shape)
+    def _diagonal(self, group: Group, dtype: torch.dtype, models: Sequence[int]) -> Quadratic:
+        shape = (len(models), len(group.systems), *group.systems[0].shape)
         stack = torch.empty(shape, dtype=dtype, device=self.device)
         for position, system in enumerate(group.systems):
-            for index, store in enumerate(self.stores):
-                total = self._parameter_sum("diagonal", system.weight, index)
+            for place, index in enumerate(models):
+                store, total = self.stores[index], self._parameter_sum("diagonal", system.weight, index)
                 self._check_numel(f"diagonal/{system.weight}", store, total.numel(), system)
                 diagonal = fisher_diagonal(total, store.store.examples, system.settings)
-                stack[index, position] = diagonal.reshape(system.shape)
-        return DiagonalQuadratic(stack, self.weights)
+                self._put(stack[place, position], diagonal.reshape(system.shape))
+        return DiagonalQuadratic(stack, self._weights_of(models))
 
-    def _block(self, group: Group, dtype: torch.dtype) -> Quadratic:
+    def _block(self, group: Group, dtype: torch.dtype, models: Sequence[int]) -> Quadratic:
         size = group.systems[0].shape[1]
         systems = len(group.systems)
-        stack = empty_right_factors(len(self.weights), systems, size, dtype=dtype, device=self.device)
+        stack = empty_right_factors(len(models), systems, size, dtype=dtype, device=self.device)
         for position, system in enumerate(group.systems):
-            for index, store in enumerate(self.stores):
-                total = self._parameter_sum("block", system.weight, index)
+            for place, index in enumerate(models):
+                store, total = self.stores[index], self._parameter_sum("block", system.weight, index)
                 self._check_numel(f"block/{system.weight}", store, total.shape[-1], system)
-                stack[index, position] = block_matrix(total, store.store.examples, system.settings)
-        return KroneckerQuadratic(None, stack, self.weights, shape=(systems, 1, size))
+                self._put(stack[place, position], block_matrix(total, store.store.examples, system.settings))
+        return KroneckerQuadratic(None, stack, self._weights_of(models), shape=(systems, 1, size))
 
     def _check_numel(self, key: str, store: StoreIndex, received: int, system: System) -> None:
         expected = system.shape[0] * system.shape[1]
         if received != expected:
             raise ShapeMismatch(f"{store.model}: {key} covers {received} numbers, the parameter has {expected}")
 
-    def _term(self, group: Group, number: int, dtype: torch.dtype) -> Quadratic:
+    def _term(self, group: Group, number: int, dtype: torch.dtype, models: Sequence[int]) -> Quadratic:
         """The group's quadratic of one layer per system; a tied weight adds several of these."""
         first = group.systems[0]
         term = first.terms[number]
         swapped = (term.layout == "in_out") != (first.layout == "in_out")
-        models, systems = len(self.weights), len(group.systems)
+        systems = len(group.systems)
         outs, ins = first.shape[::-1] if swapped else first.shape
-        right = self._empty_right(models, systems, ins, term.counts, swapped, dtype)
-        left = self._empty_left(models, systems, outs, swapped, dtype) if term.output else None
+        right = self._empty_right(len(models), systems, ins, term.counts, swapped, dtype)
+        left = self._empty_left(len(models), systems, outs, swapped, dtype) if term.output else None
         for position, system in enumerate(group.systems):
-            for index in range(models):
-                self._fill(system, system.terms[number], index, (outs, ins), right[index, position], left, position)
+            for place, index in enumerate(models):
+                right_factor, left_factor = self._factors(system, system.terms[number], index, (outs, ins))
+                self._put(right[place, position], right_factor)
+                if left is not None and left_factor is not None:
+                    self._put(left[place, position], left_factor)
         if swapped:
             left, right = right, left  # type: ignore[assignment]
-        return KroneckerQuadratic(left, right, self.weights, shape=(systems, *first.shape))
+        return KroneckerQuadratic(left, right, self._weights_of(models), shape=(systems, *first.shape))
 
     def _empty_right(
         self, models: int, systems: int, size: int, diagonal: bool, swapped: bool, dtype: torch.dtype
@@ -192,17 +241,8 @@ class GroupLoader:
         make = empty_right_factors if swapped else empty_left_factors
         return make(models, systems, size, dtype=dtype, device=self.device)
 
-    def _fill(
-        self,
-        system: System,
-        term: Term,
-        index: int,
-        sizes: tuple[int, int],
-        right_place: Tensor,
-        left: Tensor | None,
-        position: int,
-    ) -> None:
-        """Read one model's factors of one layer into their places."""
+    def _factors(self, system: System, term: Term, index: int, sizes: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        """Read one model's factors of one layer, input side first."""
         store = self.stores[index]
         inputs = leading_block(self._gram(store, "input_gram", "site", term.site), sizes[1])
         outputs = self._gram(store, "output_gram", "layer", term.layer) if term.output else None
@@ -212,10 +252,7 @@ class GroupLoader:
         self._check_gram(store, f"input_gram/{term.site}", inputs.total, sizes[1])
         if outputs is not None:
             self._check_gram(store, f"output_gram/{term.layer}", outputs.total, sizes[0])
-        right_factor, left_factor = kronecker_factors(inputs, outputs, store.store.examples, system.settings)
-        right_place.copy_(right_factor)
-        if left is not None and left_factor is not None:
-            left[index, position].copy_(left_factor)
+        return kronecker_factors(inputs, outputs, store.store.examples, system.settings)
 
     def _gram(self, store: StoreIndex, statistic: str, kind: Literal["site", "layer"], name: str) -> GramSums:
         return GramSums(

@@ -37,6 +37,19 @@ def system_bytes(shape: tuple[int, int], models: int, factors: Sequence[int], *,
     return held + FLOAT * (models + 2) * sum(factors) + DOUBLE * 5 * sum(factors)
 
 
+def mapped_system_bytes(shape: tuple[int, int], models: int, factors: Sequence[int], *, snapshots: int = 0) -> int:
+    """As `system_bytes`, for a system whose factors stay on disk and are read one model at a time."""
+    matrix = shape[0] * shape[1]
+    held = FLOAT * (models + 10) * matrix + DOUBLE * (10 + 2 * snapshots) * matrix
+    return held + FLOAT * 3 * sum(factors) + DOUBLE * 5 * sum(factors)
+
+
+def loaded_bytes(shape: tuple[int, int], models: int, factors: Sequence[int]) -> int:
+    """Bytes of one system that is read and waits to be solved: its targets, its start and what that is made of, its
+    factors, and the one that is being read."""
+    return FLOAT * (2 * models + 2) * shape[0] * shape[1] + FLOAT * (models + 2) * sum(factors)
+
+
 def physical_memory() -> int:
     """Bytes of memory in this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

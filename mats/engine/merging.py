@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,14 @@ from mats.engine.describing import build_report, build_run_info, describe_plan, 
 from mats.engine.devices import resolve_device
 from mats.engine.discarding import HOPELESS as HOPELESS
 from mats.engine.discarding import discarded_if_hopeless
+from mats.engine.fitting import made_do_notes
 from mats.engine.identity import merge_identity
 from mats.engine.inputs import MergeInputs
 from mats.engine.loading import GroupLoader
 from mats.engine.plan import MergePlan, make_plan, store_indexes
+from mats.engine.processes import Processes, together
 from mats.engine.request import MergeRequest
+from mats.engine.shares import own_device, share_of, written_together
 from mats.engine.snapshots import Snapshots
 from mats.engine.solving import solve_groups, unconverged
 from mats.engine.streaming import ElementwisePool, stream_tensors
@@ -36,6 +40,8 @@ from mats.errors import NotConverged, OutputExists
 from mats.files import write_json_atomically
 from mats.progress import Progress, Silent
 from mats.reporting import write_report
+
+LONGEST_SHARE = 7 * 24 * 3600.0  # seconds that a process waits for the share of another
 
 
 @dataclass(frozen=True)
@@ -49,45 +55,74 @@ class MergeResult:
 def merge(request: MergeRequest, progress: Progress | None = None) -> MergeResult:
     """Merge as `request` says; the output folder appears when everything in it is complete.
 
-    Interrupted or killed, the same request takes up where it stopped and gives the same bytes (run.json aside).
+    Interrupted or killed, the same request takes up where it stopped and gives the same bytes (run.json aside). The
+    processes that `accelerate launch` or `torchrun` started together share the work, and change no byte either.
 
     Raises:
         OutputExists: the output is there already, or another run is writing it.
         FingerprintMismatch: a store was measured on other weights.
         NotConverged: after publishing, with `strict`, when a solve missed its tolerance.
+        WorkFailed: another of the processes failed.
         MatsError: whatever `plan_merge` raises, and what reading, solving or writing meets.
     """
-    progress = progress or Silent()
     started = time.time()
     refuse_existing(request)
-    if (sums := merge_sums(request, progress)) is not None:
-        return MergeResult(*sums)
-    request, curve = choose_strength(request, progress)
-    with MergeInputs(request) as inputs, ExitStack() as stack:
-        plan = make_plan(inputs)
-        adapter = stack.enter_context(AdapterOutput(inputs, plan)) if request.makes_adapter else None
-        plan = plan if adapter is None else adapter.sized(plan)
-        for line in describe_plan(plan, request):
-            progress.note(line)
-        fingerprints = check_fingerprints(inputs, progress)
-        scales = scales_for(inputs, plan, progress)
-        with open_writer(inputs, plan, adapter) as writer, _open_snapshots(inputs, plan, writer) as snapshots:
-            with discarded_if_hopeless(writer, also=snapshots.discard):
-                _do(inputs, plan, scales, writer, snapshots, progress)
-                if isinstance(writer, LowRankWriter):
-                    writer.write_heads()
-                report = build_report(inputs, plan, dict(writer.notes), fingerprints)
-                report |= _told(inputs, report["notes"], scales, curve, adapter)
-                write_companions(inputs, writer.folder, report, build_run_info(request, started), adapter)
-                snapshots.finish(report)
-            path = writer.publish()
-    missed = unconverged(report["layers"])
+    with together(resolve_device(request.device), wait_seconds=LONGEST_SHARE) as processes:
+        progress = processes.progress(progress or Silent())
+        sums = processes.first_says(lambda: merge_sums(request, progress)) if request.makes_adapter else None
+        path, report = sums or _merge(request, progress, processes, started)
+    missed = unconverged(report["layers"]) if sums is None else []
     if missed and request.strict:
         raise NotConverged(
             f"{path}: written, but {len(missed)} of {len(report['layers'])} solves missed their tolerance (first: "
             f"{missed[0]}); raise solver.max_iterations, the damping or the anchor"
         )
     return MergeResult(path, report)
+
+
+def _merge(
+    request: MergeRequest, progress: Progress, processes: Processes, started: float
+) -> tuple[Path, dict[str, Any]]:
+    """Plan, work, and in the first process publish; the output's path and its report, in all of them."""
+    request = replace(request, device=own_device(request.device, processes))
+    request, curve = processes.first_says(lambda: choose_strength(request, progress))
+    request = replace(request, device=own_device(request.device, processes))
+    with MergeInputs(request) as inputs, ExitStack() as stack:
+        plan = make_plan(inputs)
+        adapter = stack.enter_context(AdapterOutput(inputs, plan)) if request.makes_adapter else None
+        plan = plan if adapter is None else adapter.sized(plan)
+        for line in describe_plan(plan, request):
+            progress.note(line)
+        fingerprints = processes.first_says(lambda: check_fingerprints(inputs, progress))
+        scales = processes.first_says(lambda: scales_for(inputs, plan, progress))
+        report: dict[str, Any] = {}
+        path = request.output
+        with (
+            written_together(processes, partial(open_writer, inputs, plan, adapter)) as writer,
+            _open_snapshots(inputs, plan, writer, processes) as snapshots,
+        ):
+            with discarded_if_hopeless(writer, also=snapshots.discard):
+                _do(inputs, plan, scales, writer, snapshots, progress, processes)
+                processes.barrier()
+                if processes.is_first:
+                    _join(writer, snapshots, processes)
+                    report = build_report(inputs, plan, dict(writer.notes), fingerprints)
+                    report |= _told(inputs, report["notes"], scales, curve, adapter)
+                    report |= _notes_on_memory(report)
+                    write_companions(inputs, writer.folder, report, build_run_info(request, started), adapter)
+                    snapshots.finish(report)
+            if processes.is_first:
+                path = writer.publish()
+    result: tuple[Path, dict[str, Any]] = processes.first_says(lambda: (path, report))
+    return result
+
+
+def _join(writer: CheckpointWriter, snapshots: Snapshots, processes: Processes) -> None:
+    """Take in what the other processes wrote, and what no process did."""
+    writer.join(processes.count)
+    snapshots.join(processes.count)
+    if isinstance(writer, LowRankWriter):
+        writer.write_heads()
 
 
 def _told(
@@ -105,17 +140,22 @@ def _told(
     }
 
 
+def _notes_on_memory(report: dict[str, Any]) -> dict[str, Any]:
+    """The report with a note on what was solved in smaller batches than planned."""
+    return {"notes": [*report["notes"], *made_do_notes(report["layers"])]}
+
+
 def refuse_existing(request: MergeRequest) -> None:
     """Said before anything long begins; the writer says it again when it matters."""
     if not request.overwrite and (request.output.exists() or request.output.is_symlink()):
         raise OutputExists(f"{request.output}: exists already; choose another output or pass --overwrite")
 
 
-def open_writer(inputs: MergeInputs, plan: MergePlan, adapter: AdapterOutput | None) -> CheckpointWriter:
+def open_writer(inputs: MergeInputs, plan: MergePlan, adapter: AdapterOutput | None, part: int = 0) -> CheckpointWriter:
     """The writer of the output, or of the adapter that the merge becomes; it takes up partial work of this request."""
     request = inputs.request
     if adapter is not None:
-        return LowRankWriter(adapter, inputs, merge_identity(inputs, plan))
+        return LowRankWriter(adapter, inputs, merge_identity(inputs, plan), part)
     return CheckpointWriter(
         request.output,
         plan.tensors,
@@ -123,11 +163,12 @@ def open_writer(inputs: MergeInputs, plan: MergePlan, adapter: AdapterOutput | N
         max_shard_bytes=request.max_shard_bytes,
         overwrite=request.overwrite,
         weights_name="adapter_model" if inputs.kind == "ia3" else "model",
+        part=part,
     )
 
 
-def _open_snapshots(inputs: MergeInputs, plan: MergePlan, writer: CheckpointWriter) -> Snapshots:
-    return Snapshots(inputs, plan, writer, merge_identity(inputs, plan))
+def _open_snapshots(inputs: MergeInputs, plan: MergePlan, writer: CheckpointWriter, processes: Processes) -> Snapshots:
+    return Snapshots(inputs, plan, writer, merge_identity(inputs, plan), processes)
 
 
 def _do(
@@ -137,13 +178,16 @@ def _do(
     writer: CheckpointWriter,
     snapshots: Snapshots,
     progress: Progress,
+    processes: Processes,
 ) -> None:
+    """This process's share of the work."""
+    share = share_of(inputs, plan.streamed, plan.groups, processes)
     pool = ElementwisePool(inputs, plan, progress, None if scales is None else scales.for_plan(plan))
     with one_thread():
-        stream_tensors(inputs, plan, pool, writer, progress)
+        stream_tensors(inputs, share.streamed, pool, writer, progress, processes)
     stores = store_indexes(inputs) if inputs.opened_stores else []
     loader = GroupLoader(inputs, stores, pool.for_start, resolve_device(inputs.request.device))
-    solve_groups(inputs, plan, loader, writer, snapshots, progress)
+    solve_groups(inputs, share.groups, loader, writer, snapshots, progress, processes=processes)
 
 
 def write_companions(

@@ -6,74 +6,31 @@ Made from headers and manifests; no tensor and no statistic is read.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
 
 from mats.checkpoints import TensorInfo
-from mats.engine.coverage import Cover, StoreIndex, Term, cover
-from mats.engine.devices import resolve_device
+from mats.engine.coverage import Cover, StoreIndex, cover
+from mats.engine.group_plan import groups_peak, memory_notes, plan_groups
 from mats.engine.handing_over import held_bytes, most_held
 from mats.engine.heads import head_summary
 from mats.engine.inputs import MergeInputs
 from mats.engine.layout import Layout, canonical_shape
-from mats.engine.memory import DEFAULT_BUDGET, FLOAT, device_memory, factor_elements, physical_memory, system_bytes
+from mats.engine.memory import FLOAT
 from mats.engine.plan_notes import plan_notes
+from mats.engine.plan_parts import Group as Group
+from mats.engine.plan_parts import Streamed as Streamed
+from mats.engine.plan_parts import System as System
 from mats.engine.request import MergeRequest
 from mats.engine.sparsified import sparsify_bytes
-from mats.errors import OutOfSpace, RequestError
+from mats.errors import RequestError
 from mats.methods.assigned import AssignedSettings
 from mats.methods.average import AverageSettings
 from mats.methods.elementwise import elementwise, is_mergeable
-from mats.methods.quadratic import Curvature, QuadraticSettings
+from mats.methods.quadratic import QuadraticSettings
 from mats.methods.registry import MethodSettings
 from mats.methods.settings import ElementwiseSettings, MethodSettingsBase
-
-
-@dataclass(frozen=True)
-class Streamed:
-    """A tensor merged entry by entry, or taken from the base (`settings` None).
-
-    `rule` is the method's name, "init" (a quadratic method without curvature here), "base", "head" (one model's own) or
-    "not_floating".
-    """
-
-    name: str
-    rule: str
-    settings: ElementwiseSettings | None
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class System:
-    """One linear system: a weight, with its bias where that rides along, in canonical shape (out, in)."""
-
-    weight: str
-    bias: str | None
-    layout: Layout
-    shape: tuple[int, int]
-    rule: Curvature
-    terms: tuple[Term, ...]
-    settings: QuadraticSettings
-    reason: str | None = None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The tensors of the output that it decides."""
-        return (self.weight,) if self.bias is None else (self.weight, self.bias)
-
-
-@dataclass(frozen=True)
-class Group:
-    """Systems of one shape, curvature and settings, solved as one batch. `bytes` is what that takes at most."""
-
-    systems: tuple[System, ...]
-    bytes: int
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The tensors of the output that it decides."""
-        return tuple(name for system in self.systems for name in system.names)
 
 
 @dataclass(frozen=True)
@@ -92,6 +49,7 @@ class MergePlan:
         output_bytes: size of the weights to be written.
         notes: what the user should know, a sentence each.
         heads: model → parameters of its head, where heads are kept apart.
+        memory_notes: what the memory budget prevents, a sentence each; no part of the report.
     """
 
     tensors: tuple[TensorInfo, ...]
@@ -106,6 +64,7 @@ class MergePlan:
     output_bytes: int
     notes: tuple[str, ...] = field(default=())
     heads: dict[str, list[str]] = field(default_factory=dict)
+    memory_notes: tuple[str, ...] = field(default=())
 
 
 def plan_merge(request: MergeRequest) -> MergePlan:
@@ -138,7 +97,7 @@ def make_plan(inputs: MergeInputs) -> MergePlan:
     stores = store_indexes(inputs) if any(method.reads_metadata for method in chosen.values()) else []
     streamed, systems = _decide(inputs, chosen, stores)
     streamed += _head(inputs)
-    groups = _split(systems, request, len(inputs.models))
+    groups = plan_groups(systems, request, len(inputs.models))
     thinning = sparsify_bytes(request.models, max((info.numel for info in inputs.leading), default=0))
     return MergePlan(
         tensors=tuple(inputs.tensors),
@@ -149,9 +108,10 @@ def make_plan(inputs: MergeInputs) -> MergePlan:
         extra=inputs.extra,
         tied=tuple((name, *others) for name, others in inputs.followers.items()),
         fallbacks=_fallbacks(streamed, systems),
-        peak_bytes=max([*(group.bytes for group in groups), _streaming_bytes(streamed, inputs)]) + thinning,
+        peak_bytes=max(groups_peak(groups), _streaming_bytes(streamed, inputs)) + thinning,
         output_bytes=sum(info.nbytes for info in inputs.tensors),
         notes=plan_notes(inputs, stores),
+        memory_notes=memory_notes(groups, request),
         heads={} if inputs.separated is None else head_summary(inputs.separated, inputs.model_names),
     )
 
@@ -243,53 +203,6 @@ def _system(name: str, bias: str | None, info: TensorInfo, found: Cover, setting
         layout = cast(Layout, found.terms[-1].layout)  # a tied embedding is solved in the frame of its output head
     shape = canonical_shape(info.shape, layout, bias=bias is not None)
     return System(name, bias, layout, shape, found.rule, found.terms, settings, found.reason)
-
-
-def _factors(system: System) -> list[int]:
-    rows, columns = system.shape
-    if system.rule in ("diagonal", "identity"):
-        return [rows * columns]
-    if system.rule == "block":
-        return [columns * columns]
-    sizes = []
-    for term in system.terms:
-        swapped = (term.layout == "in_out") != (system.layout == "in_out")
-        right, left = (rows, columns) if swapped else (columns, rows)
-        sizes.append(factor_elements(right, diagonal=term.counts))
-        if term.output:
-            sizes.append(factor_elements(left, diagonal=False))
-    return sizes
-
-
-def _split(systems: Sequence[System], request: MergeRequest, models: int) -> list[Group]:
-    """Same-shaped systems stacked, as many as the budget holds.
-
-    Raises:
-        OutOfSpace: one system alone exceeds the budget, or the memory there is.
-    """
-    device = resolve_device(request.device)
-    available = device_memory(device)
-    budget = min(request.memory_budget or DEFAULT_BUDGET, available * 3 // 4)
-    hard = min(request.memory_budget or available, available, physical_memory())
-    alike: dict[tuple[object, ...], list[System]] = {}
-    for system in systems:
-        single = (system.weight,) if len(system.terms) > 1 else ()
-        form = tuple((replace(term, layer="", site="", layout="")) for term in system.terms)
-        alike.setdefault((system.shape, system.rule, system.settings, form, *single), []).append(system)
-    groups = []
-    for members in alike.values():
-        snapshots = len(members[0].settings.solver.snapshots)
-        each = system_bytes(members[0].shape, models, _factors(members[0]), snapshots=snapshots)
-        if each > hard:
-            raise OutOfSpace(
-                f"{members[0].weight} {list(members[0].shape)} with {models} models needs {each} bytes to be solved, "
-                f"more than the {hard} bytes allowed; raise --memory-budget, or give it an elementwise method by a rule"
-            )
-        size = max(1, budget // each)
-        for start in range(0, len(members), size):
-            part = tuple(members[start : start + size])
-            groups.append(Group(part, each * len(part)))
-    return groups
 
 
 def _streaming_bytes(streamed: Sequence[Streamed], inputs: MergeInputs) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +18,8 @@ from safetensors import safe_open
 from mats.checkpoints import CheckpointWriter
 from mats.engine.inputs import MergeInputs
 from mats.engine.plan import MergePlan
+from mats.engine.processes import Processes
+from mats.engine.shares import written_together
 from mats.files import write_json_atomically
 from mats.reporting.report import without_non_finite
 
@@ -31,24 +34,27 @@ class Snapshots:
         inputs, plan: of the merge.
         main: the writer of the main output, whose lock guards these as well.
         identity: of the merge.
+        processes: those that write them together.
     """
 
-    def __init__(self, inputs: MergeInputs, plan: MergePlan, main: CheckpointWriter, identity: str) -> None:
+    def __init__(
+        self,
+        inputs: MergeInputs,
+        plan: MergePlan,
+        main: CheckpointWriter,
+        identity: str,
+        processes: Processes | None = None,
+    ) -> None:
+        processes = processes or Processes()
         self._main = main
         self.staging = staging_folder(main.output)
         self.iterations = iterations_of(plan)
         self._writers: dict[int, CheckpointWriter] = {}
-        if not self.iterations:
+        if not self.iterations and processes.is_first:
             shutil.rmtree(self.staging, ignore_errors=True)
         for iteration in self.iterations:
-            self._writers[iteration] = CheckpointWriter(
-                self.staging / str(iteration),
-                plan.tensors,
-                identity=f"{identity} after {iteration}",
-                max_shard_bytes=inputs.request.max_shard_bytes,
-                overwrite=True,
-                weights_name="adapter_model" if inputs.kind == "ia3" else "model",
-            )
+            make = partial(_open_part, self.staging / str(iteration), plan, f"{identity} after {iteration}", inputs)
+            self._writers[iteration] = written_together(processes, make)
 
     def hold(self, names: Sequence[str]) -> bool:
         """Whether every snapshot has all of `names`."""
@@ -57,6 +63,11 @@ class Snapshots:
     def writer(self, iteration: int) -> CheckpointWriter:
         """Where the snapshot after `iteration` is written."""
         return self._writers[iteration]
+
+    def join(self, parts: int) -> None:
+        """Count as finished what other processes wrote."""
+        for writer in self._writers.values():
+            writer.join(parts)
 
     def finish(self, report: Mapping[str, Any]) -> None:
         """Complete every snapshot from the main output, whose folder must be complete, and move all of them into it."""
@@ -99,6 +110,19 @@ class Snapshots:
                 for name in file.keys():  # noqa: SIM118 (it is no mapping)
                     if name not in writer.done:
                         writer.write(name, file.get_tensor(name))
+
+
+def _open_part(folder: Path, plan: MergePlan, identity: str, inputs: MergeInputs, part: int) -> CheckpointWriter:
+    """The writer of one snapshot, as one of the processes that write it."""
+    return CheckpointWriter(
+        folder,
+        plan.tensors,
+        identity=identity,
+        max_shard_bytes=inputs.request.max_shard_bytes,
+        overwrite=True,
+        weights_name="adapter_model" if inputs.kind == "ia3" else "model",
+        part=part,
+    )
 
 
 def iterations_of(plan: MergePlan) -> tuple[int, ...]:

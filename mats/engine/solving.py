@@ -1,60 +1,151 @@
-"""Groups of layers loaded, solved as one batch, certified and written: never more than one group at once."""
+"""Groups of layers loaded, solved as one batch, certified and written: never more at once than the plan says."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mats.checkpoints import CheckpointWriter
+from mats.engine.fitting import Solved, solve_fitting
+from mats.engine.group_plan import overlapped
+from mats.engine.groups_ahead import GroupsAhead
 from mats.engine.inputs import MergeInputs
 from mats.engine.layout import from_canonical
-from mats.engine.loading import GroupLoader
-from mats.engine.plan import Group, MergePlan, System
+from mats.engine.loading import GroupLoader, GroupProblem
+from mats.engine.plan_parts import Group, System
+from mats.engine.processes import Processes
 from mats.engine.rounding import rounding_loss
 from mats.engine.snapshots import Snapshots
 from mats.engine.streaming import put
+from mats.engine.write_behind import WriteBehind
 from mats.errors import NonFiniteWeights
 from mats.methods.quadratic import QuadraticSettings
 from mats.progress import Progress
 from mats.solvers import Certificate, Solution, SolverSettings, solve_quadratic
 from mats.solvers.settings import SolverName
 
+Solver = Callable[..., Solution]
+
 
 def solve_groups(
     inputs: MergeInputs,
-    plan: MergePlan,
+    groups: Sequence[Group],
     loader: GroupLoader,
     writer: CheckpointWriter,
     snapshots: Snapshots,
     progress: Progress,
+    *,
+    processes: Processes | None = None,
+    solver: Solver = solve_quadratic,
 ) -> None:
     """Solve and write every group that an earlier, killed run has not finished as a whole.
 
-    A group is solved again if one of its tensors is missing: in the same batch, so with the same bytes.
+    While one is solved, the next is read and the last is written, on threads of their own, where the budget holds all
+    three. A group is solved again if one of its tensors is missing: in the same batch, so with the same bytes.
+
+    Args:
+        inputs, loader, writer, snapshots: of the merge.
+        groups: those that are this process's to solve, in order.
+        progress: told the share of the arithmetic, in percent.
+        processes: asked before each group whether another one has failed.
+        solver: solves; of the form of `solve_quadratic`.
     """
-    progress.start("solving groups of layers", sum(len(group.systems) for group in plan.groups))
-    for group in plan.groups:
-        if not (all(name in writer.done for name in group.names) and snapshots.hold(group.names)):
-            solution = _solve_group(group, loader)
-            _write_group(inputs, group, solution.value, solution.certificates, writer)
-            for iteration in snapshots.iterations:
-                value = solution.snapshots.get(iteration, solution.value)  # a closed form has no iterates
-                certificates = solution.snapshot_certificates.get(iteration, solution.certificates)
-                _write_group(inputs, group, value, certificates, snapshots.writer(iteration))
-        progress.advance(len(group.systems))
+    processes = processes or Processes()
+    finished = [all(name in writer.done for name in g.names) and snapshots.hold(g.names) for g in groups]
+    todo = overlapped([group for group, is_done in zip(groups, finished, strict=True) if not is_done], inputs.request)
+    loader.prepare(todo)
+    done = _Percent(progress, f"solving {sum(len(group.systems) for group in groups)} layers (percent)", groups)
+    done.add(group for group, is_done in zip(groups, finished, strict=True) if is_done)
+
+    def solve(problem: GroupProblem, group: Group) -> Solution:
+        settings = solver_settings(group.systems[0])
+        return solver(problem.quadratic, problem.targets, problem.start, settings)
+
+    limit = max((group.value_bytes for group in todo), default=0)
+    with WriteBehind(limit) as behind, GroupsAhead(todo, loader, partial(_shareable, inputs)) as ahead:
+        for turn, group in enumerate(todo):
+            processes.check()
+            if not group.overlaps:
+                behind.finish()
+            beside = group.overlaps and type(writer) is CheckpointWriter and _shareable(inputs, group)
+            for solved in solve_fitting(group, _first_from(ahead, turn, loader), solve, loader.device):
+                write = partial(_write_solved, inputs, group, _on_host(solved), writer, snapshots)
+                behind.submit(solved.group.value_bytes, write, shareable=beside)
+                del solved, write
+            done.add([group])
 
 
-def _solve_group(group: Group, loader: GroupLoader) -> Solution:
-    problem = loader.load(group)
-    settings = solver_settings(group.systems[0])
-    return solve_quadratic(problem.quadratic, problem.targets, problem.start, settings)
+def _first_from(ahead: GroupsAhead, turn: int, loader: GroupLoader) -> Callable[[Group, torch.device], GroupProblem]:
+    """Loads what was read ahead when first asked, and reads again, alone, when that was too much for the memory."""
+    asked = False
+
+    def load(group: Group, device: torch.device) -> GroupProblem:
+        nonlocal asked
+        if asked:
+            ahead.drop()
+            return loader.on(device).load(group)
+        asked = True
+        return ahead.problem(turn)
+
+    return load
+
+
+def _shareable(inputs: MergeInputs, group: Group) -> bool:
+    """Whether a group's tensors can be read beside other work."""
+    return all(inputs.shareable(name) for name in group.names)
+
+
+class _Percent:
+    """Tells progress by the work of what is done."""
+
+    def __init__(self, progress: Progress, description: str, groups: Iterable[Group]) -> None:
+        self._progress = progress
+        self._total = sum(group.work for group in groups)
+        self._done, self._told = 0.0, 0
+        progress.start(description, 100)
+
+    def add(self, groups: Iterable[Group]) -> None:
+        """These are done."""
+        self._done += sum(group.work for group in groups)
+        percent = round(100 * self._done / self._total) if self._total else 100
+        self._progress.advance(percent - self._told)
+        self._told = percent
+
+
+def _on_host(solved: Solved) -> Solved:
+    """Copied by the thread that solved, so that a GPU's next work does not come first."""
+    solution = solved.solution
+    snapshots = {iteration: value.cpu() for iteration, value in solution.snapshots.items()}
+    return replace(solved, solution=replace(solution, value=solution.value.cpu(), snapshots=snapshots))
+
+
+def _write_solved(
+    inputs: MergeInputs, planned: Group, solved: Solved, writer: CheckpointWriter, snapshots: Snapshots
+) -> None:
+    """Write what was solved, to the output and to every snapshot; tell where memory did not allow what was planned."""
+    solution, group = solved.solution, solved.group
+    told: dict[str, Any] = {}
+    if solved.made_do:
+        told["made_do"] = {**solved.made_do, "planned": len(planned.systems)}
+    _write_group(inputs, group, solution.value, solution.certificates, writer, told)
+    for iteration in snapshots.iterations:
+        value = solution.snapshots.get(iteration, solution.value)  # a closed form has no iterates
+        certificates = solution.snapshot_certificates.get(iteration, solution.certificates)
+        _write_group(inputs, group, value, certificates, snapshots.writer(iteration), told)
 
 
 def _write_group(
-    inputs: MergeInputs, group: Group, value: Tensor, certificates: Sequence[Certificate], writer: CheckpointWriter
+    inputs: MergeInputs,
+    group: Group,
+    value: Tensor,
+    certificates: Sequence[Certificate],
+    writer: CheckpointWriter,
+    told: Mapping[str, Any],
 ) -> None:
     """Write the systems of a group, [L, out, in], in the form in which they are stored."""
     shapes = {info.name: info.shape for info in inputs.tensors}
@@ -69,7 +160,7 @@ def _write_group(
         merged = [(system.weight, weight)]
         if system.bias is not None and bias is not None:
             merged.append((system.bias, bias.reshape(shapes[system.bias])))
-        entry = certificate_entry(system, certificate, names) | {"rounding_loss": rounding_loss(inputs, merged)}
+        entry = certificate_entry(system, certificate, names) | {"rounding_loss": rounding_loss(inputs, merged), **told}
         for name, tensor in merged:
             put(inputs, writer, name, tensor, note=entry if name == system.weight else None)
 

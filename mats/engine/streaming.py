@@ -16,13 +16,14 @@ from mats.engine.handing_over import held_bytes
 from mats.engine.inputs import MergeInputs
 from mats.engine.memory import FLOAT, device_memory
 from mats.engine.plan import MergePlan, Streamed, System
+from mats.engine.processes import Processes
 from mats.engine.read_ahead import ReadAhead, Want
 from mats.engine.rounding import rounding_loss
 from mats.engine.write_behind import WriteBehind
 from mats.methods.elementwise import ElementwiseMerge, OracleMerge, elementwise
 from mats.methods.settings import ElementwiseSettings
 from mats.methods.task_arithmetic import TaskArithmeticMerge, TaskVectorScales
-from mats.progress import Progress
+from mats.progress import Progress, Silent
 
 Entry = dict[str, Any]
 
@@ -100,33 +101,55 @@ def model_tensors(inputs: MergeInputs, settings: ElementwiseSettings, name: str)
 
 
 def stream_tensors(
-    inputs: MergeInputs, plan: MergePlan, pool: ElementwisePool, writer: CheckpointWriter, progress: Progress
+    inputs: MergeInputs,
+    streamed: Sequence[Streamed],
+    pool: ElementwisePool,
+    writer: CheckpointWriter,
+    progress: Progress,
+    processes: Processes | None = None,
 ) -> None:
-    """Merge and write every streamed tensor that is not finished yet, with what the report says about it.
+    """Merge and write every one of these tensors that is not finished yet, with what the report says about it.
 
     While one tensor is merged, the next are read and the last are written, on threads of their own. Neither order nor
-    arithmetic depends on them.
+    arithmetic depends on them. `processes` is asked before every tensor whether another process has failed.
     """
-    progress.start("merging tensor by tensor", len(plan.streamed))
+    progress.start("merging tensor by tensor", len(streamed))
+    told = _Checked(progress, processes or Processes())
     by_settings: dict[ElementwiseSettings | None, list[Streamed]] = {}
-    for part in plan.streamed:
+    for part in streamed:
         by_settings.setdefault(part.settings, []).append(part)
     for settings, members in by_settings.items():
         pending = _pending(inputs, settings, members, writer)
-        progress.advance(len(members) - len(pending))
+        told.advance(len(members) - len(pending))
         if not pending:
             continue
         merge = None if settings is None else pool.for_streaming(settings)
-        _merge_each(inputs, pending, merge, writer, progress)
+        _merge_each(inputs, pending, merge, writer, told)
         again = set() if merge is None else set(merge.deferred())
         _merge_each(inputs, [part for part in members if part.name in again], merge, writer, None)
+
+
+class _Checked(Silent):
+    """Asks for failures elsewhere whenever it is told of progress."""
+
+    def __init__(self, progress: Progress, processes: Processes) -> None:
+        self._progress, self._processes = progress, processes
+
+    def advance(self, steps: int = 1) -> None:
+        self._processes.check()
+        self._progress.advance(steps)
+
+
+def restarts(inputs: MergeInputs, settings: ElementwiseSettings | None) -> bool:
+    """Whether a tensor's result depends on having seen all that are merged under the same settings."""
+    return settings is not None and elementwise(settings, [1.0] * len(inputs.models), inputs.model_names).restarts
 
 
 def _pending(
     inputs: MergeInputs, settings: ElementwiseSettings | None, members: Sequence[Streamed], writer: CheckpointWriter
 ) -> list[Streamed]:
     """What an earlier, killed run left to do: all of it, where a tensor's result depends on having seen the others."""
-    if settings is not None and elementwise(settings, [1.0] * len(inputs.models), inputs.model_names).restarts:
+    if restarts(inputs, settings):
         return list(members)
     return [part for part in members if part.name not in writer.done]
 

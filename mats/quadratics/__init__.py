@@ -6,6 +6,7 @@ from mats.quadratics.diagonal import DiagonalQuadratic
 from mats.quadratics.factors import empty_left_factors, empty_right_factors
 from mats.quadratics.identity import IdentityQuadratic
 from mats.quadratics.kronecker import KroneckerQuadratic
+from mats.quadratics.per_model import PerModelQuadratic
 from mats.quadratics.total import SumQuadratic
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "FactorSums",
     "IdentityQuadratic",
     "KroneckerQuadratic",
+    "PerModelQuadratic",
     "Quadratic",
     "Sides",
     "SumQuadratic",

@@ -49,7 +49,7 @@ class DampedQuadratic(Quadratic):
         dtype = undamped.dtype
         self._assign(undamped, strength, left_part.to(dtype), right_part.to(dtype))
 
-    def _assign(self, undamped: KroneckerQuadratic, strength: float, left_part: Tensor, right_part: Tensor) -> None:
+    def _assign(self, undamped: Quadratic, strength: float, left_part: Tensor, right_part: Tensor) -> None:
         super().__init__([*undamped.weights, 1.0], undamped.shape)
         self.undamped = undamped
         self.strength = strength
@@ -57,13 +57,16 @@ class DampedQuadratic(Quadratic):
         self._right_part = right_part
 
     @classmethod
-    def _of(
-        cls, undamped: KroneckerQuadratic, strength: float, left_part: Tensor, right_part: Tensor
-    ) -> DampedQuadratic:
-        """From the parts of another one; sums over models are not formed anew."""
+    def of_parts(cls, undamped: Quadratic, strength: float, left_part: Tensor, right_part: Tensor) -> DampedQuadratic:
+        """From Q and R as they are; sums over models are not formed anew."""
         made = cls.__new__(cls)
         made._assign(undamped, strength, left_part, right_part)
         return made
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor]:
+        """Q [L, out, out] and R [L, in, in]; diagonal factors give diagonal parts."""
+        return self._left_part, self._right_part
 
     @property
     def dtype(self) -> torch.dtype:
@@ -111,14 +114,14 @@ class DampedQuadratic(Quadratic):
     def select(self, index: Index) -> DampedQuadratic:
         """On some of the systems."""
         parts = self._left_part[index], self._right_part[index]
-        return self._of(self.undamped.select(index), self.strength, *parts)
+        return self.of_parts(self.undamped.select(index), self.strength, *parts)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> DampedQuadratic:
         """Elsewhere, or in another dtype."""
         moved = self.undamped.to(device, dtype)
         if moved is self.undamped:
             return self
-        return self._of(
+        return self.of_parts(
             moved,
             self.strength,
             self._left_part.to(device=moved.device, dtype=moved.dtype),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mats.errors import NonFiniteWeights, RequestError, ShapeMismatch
-from mats.quadratics import DampedQuadratic, KroneckerQuadratic, Quadratic
+from mats.quadratics import DampedQuadratic, KroneckerQuadratic, PerModelQuadratic, Quadratic
 from mats.quadratics.checks import check_finite, check_targets
 from mats.solvers.basis import CUTOFFS, JointBasis, joint_basis
 from mats.solvers.certify import certify
@@ -62,10 +62,19 @@ def _make_problem(
     """The problem with its damping built in, and the anchor. Damping is one more model, whose target is the start."""
     if settings.damping == 0:
         return make_problem(quadratic, targets, start, settings.reference), settings.anchor
-    if isinstance(quadratic, KroneckerQuadratic) and quadratic.left is not None and quadratic.right is not None:
-        damped = DampedQuadratic(quadratic, settings.damping)
+    damped = _damped(quadratic, settings.damping)
+    if damped is not None:
         return make_problem(damped, [*targets, start], start, settings.reference), settings.anchor
     return make_problem(quadratic, targets, start, settings.reference), settings.anchor + settings.damping
+
+
+def _damped(quadratic: Quadratic, strength: float) -> DampedQuadratic | None:
+    """Factored damping, where both factors are there."""
+    if isinstance(quadratic, PerModelQuadratic):
+        return quadratic.damped(strength)
+    if isinstance(quadratic, KroneckerQuadratic) and quadratic.left is not None and quadratic.right is not None:
+        return DampedQuadratic(quadratic, strength)
+    return None
 
 
 def _check_inputs(

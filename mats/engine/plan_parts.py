@@ -1,0 +1,71 @@
+"""What a merge's plan is made of: tensors merged one by one, systems, and the groups in which systems are solved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mats.engine.coverage import Term
+from mats.engine.layout import Layout
+from mats.methods.quadratic import Curvature, QuadraticSettings
+from mats.methods.settings import ElementwiseSettings
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """A tensor merged entry by entry, or taken from the base (`settings` None).
+
+    `rule` is the method's name, "init" (a quadratic method without curvature here), "base", "head" (one model's own) or
+    "not_floating".
+    """
+
+    name: str
+    rule: str
+    settings: ElementwiseSettings | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class System:
+    """One linear system: a weight, with its bias where that rides along, in canonical shape (out, in)."""
+
+    weight: str
+    bias: str | None
+    layout: Layout
+    shape: tuple[int, int]
+    rule: Curvature
+    terms: tuple[Term, ...]
+    settings: QuadraticSettings
+    reason: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors of the output that it decides."""
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Systems of one shape, curvature and settings, solved as one batch.
+
+    Attributes:
+        systems: at least one.
+        bytes: what loading and solving them takes at most.
+        loaded_bytes: what they take of that before their solve begins: targets, start, and factors.
+        value_bytes: what their results take until they are written.
+        work: floating-point operations of their solve, roughly: to share groups out, and to tell progress.
+        on_disk: their factors stay on disk and are read model by model in every application.
+        overlaps: while they are solved, the group before is written and the next one is read.
+    """
+
+    systems: tuple[System, ...]
+    bytes: int
+    loaded_bytes: int = 0
+    value_bytes: int = 0
+    work: float = 1.0
+    on_disk: bool = False
+    overlaps: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors of the output that it decides."""
+        return tuple(name for system in self.systems for name in system.names)
