@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mats.solvers.problem import norms
 from mats.solvers.system import Preconditioner, System
+from mats.solvers.trace import Trace
 
 RUNNING, CONVERGED, STAGNATED, NO_CURVATURE, OUT_OF_ITERATIONS = 0, 1, 2, 3, 4
 """States of a system, as numbers on the device."""
@@ -52,12 +53,14 @@ class Iterates:
         iterations: [L] int64.
         state: [L] int64, see RUNNING.
         snapshots: X after chosen iterations; valid for systems whose `iterations` reach that far.
+        trace: step lengths and residuals of every iteration.
     """
 
     X: Tensor
     iterations: Tensor
     state: Tensor
     snapshots: dict[int, Tensor]
+    trace: Trace
 
 
 def conjugate_gradients(system: System, b: Tensor, preconditioner: Preconditioner | None, limits: Limits) -> Iterates:
@@ -70,7 +73,8 @@ def conjugate_gradients(system: System, b: Tensor, preconditioner: Preconditione
         limits: when to stop.
     """
     batch = _Batch(system, b, preconditioner, limits)
-    final = Iterates(torch.zeros_like(b), torch.zeros_like(batch.iterations), torch.zeros_like(batch.state), {})
+    zeros = torch.zeros_like(batch.iterations), torch.zeros_like(batch.state)
+    final = Iterates(torch.zeros_like(b), *zeros, {}, batch.trace)
     wanted = set(limits.snapshots)
     looks = 1 if b.device.type == "cpu" else limits.check_every
     for iteration in range(1, int(limits.iterations.max()) + 1):
@@ -99,6 +103,7 @@ class _Batch:
         self.waited = torch.zeros_like(self.index)
         self.iterations = torch.zeros_like(self.index)
         self.state = torch.where(self.best <= self.tolerance, CONVERGED, RUNNING)
+        self.trace = Trace(b.shape[0], b.device)
 
     def _precondition(self, R: Tensor) -> Tensor:
         return R if self.preconditioner is None else self.preconditioner.apply(R)
@@ -116,16 +121,17 @@ class _Batch:
         self.X.addcmul_(alpha, self.P)
         self.R.addcmul_(alpha, Q, value=-1)
         self.iterations += running
-        self._judge(running)
+        residual = self._judge(running)
         Z = self._precondition(self.R)
         rz = _dot(self.R, Z)
         beta = torch.where(self.rz > 0, rz / self.rz, 0.0)[:, None, None]
         # A stopped system keeps P = 0, so that nothing that overflowed in it can come back.
         self.P = torch.addcmul(Z, beta, self.P).masked_fill_((self.state != RUNNING)[:, None, None], 0.0)
+        self.trace.add(self.index, running, alpha, beta, residual)
         self.rz = rz
 
-    def _judge(self, running: Tensor) -> None:
-        """Stop what has converged, or has waited too long for a lower residual."""
+    def _judge(self, running: Tensor) -> Tensor:
+        """Stop what has converged, or has waited too long for a lower residual; returns the residuals' norms."""
         residual = norms(self.R)
         lower = residual < IMPROVEMENT * self.best
         self.best = torch.where(lower, residual, self.best)
@@ -133,6 +139,7 @@ class _Batch:
         self.state.masked_fill_(running & (self.iterations >= self.budget), OUT_OF_ITERATIONS)
         self.state.masked_fill_(running & (self.waited >= PATIENCE), STAGNATED)
         self.state.masked_fill_(running & (residual <= self.tolerance), CONVERGED)
+        return residual
 
     def store(self, final: Iterates) -> None:
         """Copy the state of these systems to their places in the whole batch."""

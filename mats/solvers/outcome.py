@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from mats.quadratics.base import Index
 
 
 @dataclass
@@ -44,9 +49,55 @@ class Outcome:
 
     def put(self, index: Tensor, part: Outcome) -> None:
         """Overwrite the systems at `index` by another outcome's."""
-        for name in ("correction", "shift", "iterations", "state", "residual_norm", "radius_active"):
+        for name in EACH:
             getattr(self, name).index_copy_(0, index, getattr(part, name))
         self.losses.index_copy_(1, index, part.losses)
+        for name in OPTIONAL:
+            own, other = getattr(self, name), getattr(part, name)
+            if own is not None and other is not None:
+                own.index_copy_(0, index, other)
+
+    def select(self, index: Index) -> Outcome:
+        """The part at `index`, without snapshots and history."""
+        parts: dict[str, Any] = {name: getattr(self, name)[index] for name in EACH}
+        for name in OPTIONAL:
+            whole = getattr(self, name)
+            parts[name] = None if whole is None else whole[index]
+        return Outcome(**parts, losses=self.losses[:, index], closed_form=self.closed_form)
+
+
+EACH = ("correction", "shift", "iterations", "state", "residual_norm", "radius_active")
+"""Fields that every outcome has, a row for each system."""
+
+OPTIONAL = ("residual", "smallest_curvature", "smallest_ritz")
+"""Likewise, in some outcomes."""
+
+
+def join_outcomes(parts: Sequence[Outcome]) -> Outcome:
+    """The outcome of all systems from those of pieces of them, solved in the same way."""
+    if len(parts) == 1:
+        return parts[0]
+    joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in EACH}
+    for name in OPTIONAL:
+        values = [getattr(part, name) for part in parts]
+        joined[name] = None if any(value is None for value in values) else torch.cat(values)
+    return Outcome(
+        **joined,
+        losses=torch.cat([part.losses for part in parts], dim=1),
+        snapshots={key: torch.cat([part.snapshots[key] for part in parts]) for key in parts[0].snapshots},
+        closed_form=parts[0].closed_form,
+        history=_side_by_side([part.history for part in parts]),
+    )
+
+
+def _side_by_side(histories: Sequence[Tensor | None]) -> Tensor | None:
+    """Histories [L, K] of unlike lengths, one above the other, NaN where one is shorter."""
+    present = [history for history in histories if history is not None]
+    if len(present) < len(histories):
+        return None
+    longest = max(history.shape[1] for history in present)
+    padded = (functional.pad(history, (0, longest - history.shape[1]), value=torch.nan) for history in present)
+    return torch.cat(list(padded))
 
 
 def closed_form_outcome(correction: Tensor, shift: Tensor, residual: Tensor, losses: Tensor) -> Outcome:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mats.quadratics import Quadratic
+from mats.quadratics.base import Index
 from mats.solvers.settings import Reference
 
 
@@ -61,8 +62,8 @@ class Problem:
         gradient, losses = self.quadratic.evaluate(self.targets, self.start + correction)
         return gradient.add_(correction * (shift * self.scale)[:, None, None]).neg_(), losses
 
-    def select(self, index: Tensor) -> Problem:
-        """The problem of some of the systems."""
+    def select(self, index: Index) -> Problem:
+        """The problem of some of the systems; a slice copies nothing."""
         return Problem(
             self.quadratic.select(index),
             [target[index] for target in self.targets],

@@ -64,7 +64,7 @@ def solve_within_radius(problem: Problem, solve: Solve, shift: Tensor, radius: f
 def _keep(best: Outcome, outcome: Outcome, where: Tensor) -> None:
     """Take over the marked systems of another outcome."""
     index = where.nonzero().flatten()
-    best.put(index, _select(outcome, index))
+    best.put(index, outcome.select(index))
 
 
 def _next(low: Tensor, low_excess: Tensor, high: Tensor, high_excess: Tensor, floor: Tensor) -> Tensor:
@@ -81,16 +81,3 @@ def _next(low: Tensor, low_excess: Tensor, high: Tensor, high_excess: Tensor, fl
     middle = torch.where(high_excess.isnan(), upward, torch.where(low_excess.isnan(), downward, between))
     # Close to the floor there is nothing left to gain between the two: try the floor itself.
     return torch.where((middle <= floor.log() + 0.7) & low_excess.isnan(), floor, middle.exp())
-
-
-def _select(outcome: Outcome, index: Tensor) -> Outcome:
-    """The part of an outcome at `index`."""
-    return Outcome(
-        outcome.correction[index],
-        outcome.shift[index],
-        outcome.iterations[index],
-        outcome.state[index],
-        outcome.residual_norm[index],
-        outcome.losses[:, index],
-        outcome.radius_active[index],
-    )

@@ -42,6 +42,7 @@ class SolverSettings:
         cutoff: eigenvalues below this share of the largest count as zero; None: by the dtype of the statistics.
         dense_limit: most unknowns of a system for which `direct` may form the matrix.
         measure_null_share: compute the certificate's null-space share even where it costs an eigendecomposition.
+        history: keep the relative residual of every iteration.
         validate: check every number of the statistics and the targets first.
 
     Raises:
@@ -62,6 +63,7 @@ class SolverSettings:
     cutoff: float | None = None
     dense_limit: int = 1024
     measure_null_share: bool = False
+    history: bool = False
     validate: bool = True
 
     def __post_init__(self) -> None:

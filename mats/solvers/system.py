@@ -20,28 +20,33 @@ class System:
 
     Attributes:
         quadratic: Σ λ C in the dtype of the products.
-        inverse_scale: 1 ÷ scale [L, 1, 1], in the dtype of X; 0 where the scale is.
+        inverse_scale: 1 ÷ scale [L, 1, 1], in the dtype of X; 0 where the scale is. None: the quadratic has it already.
         shift: ν [L, 1, 1], likewise.
     """
 
     quadratic: Quadratic
-    inverse_scale: Tensor
+    inverse_scale: Tensor | None
     shift: Tensor
 
     def apply(self, X: Tensor) -> Tensor:
         """[L, out, in] → [L, out, in]."""
         product = self.quadratic.apply(X.to(self.quadratic.dtype)).to(X.dtype)
-        return torch.addcmul(product.mul_(self.inverse_scale), X, self.shift)
+        if self.inverse_scale is not None:
+            product.mul_(self.inverse_scale)
+        return product.addcmul_(X, self.shift)
 
     def select(self, index: Index) -> System:
         """For some of the systems."""
-        return System(self.quadratic.select(index), self.inverse_scale[index], self.shift[index])
+        inverse = None if self.inverse_scale is None else self.inverse_scale[index]
+        return System(self.quadratic.select(index), inverse, self.shift[index])
 
 
-def make_system(quadratic: Quadratic, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> System:
-    """The system with iterates in `dtype`. scale, shift: [L] float64."""
-    inverse = torch.where(scale > 0, 1.0 / scale, 0.0)
-    return System(quadratic, inverse.to(dtype)[:, None, None], shift.to(dtype)[:, None, None])
+def make_system(quadratic: Quadratic, scale: Tensor | None, shift: Tensor, dtype: torch.dtype) -> System:
+    """The system with iterates in `dtype`. scale (None: the quadratic is divided by it already), shift: [L] float64."""
+    inverse = None
+    if scale is not None:
+        inverse = torch.where(scale > 0, 1.0 / scale, 0.0).to(dtype)[:, None, None]
+    return System(quadratic, inverse, shift.to(dtype)[:, None, None])
 
 
 @dataclass(frozen=True)

@@ -212,7 +212,8 @@ def test_stopped_systems_leave_the_batch() -> None:
     ones = torch.ones(6, 1, 1)
     limits = Limits(torch.zeros(6), torch.full((6,), 9))
     batch = _Batch(System(quadratic, ones, ones), torch.ones(6, 2, 3), None, limits)
-    whole = Iterates(torch.zeros(6, 2, 3), torch.zeros(6, dtype=torch.int64), torch.zeros(6, dtype=torch.int64), {})
+    counts = torch.zeros(2, 6, dtype=torch.int64)
+    whole = Iterates(torch.zeros(6, 2, 3), counts[0], counts[1], {}, batch.trace)
 
     def left() -> list[int]:
         assert batch.drop_stopped(whole)

@@ -1,0 +1,76 @@
+"""Σ λ_i G_i X A_i made ready to be applied many times: in coordinates of its own, with all that is constant folded in.
+
+    Y ↦ Σ_i (Uᵀ G_i U + s ḡ_i I) Y (Vᵀ A_i V + s ā_i I) · λ_i ÷ scale
+
+Factored damping (`mats.quadratics.damped`) is what (G_i + s ḡ_i I) ⊗ (A_i + s ā_i I) has beyond G_i ⊗ A_i; on factors
+of one's own it is an addition to diagonals, and costs an iteration nothing. A rotation leaves it as it is. In the
+coordinates of the joint eigenbasis the preconditioner is an elementwise division instead of four products.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mats.quadratics.factors import mean_diagonals, rotated_left, rotated_right
+from mats.quadratics.kronecker import KroneckerQuadratic
+
+
+class FoldedKronecker:
+    """A copy of K-FAC curvature in rotated coordinates, with mean diagonal near 1, whose damping can be set again.
+
+    Args:
+        source: both factors present, at least one dense; in the dtype of U and V.
+        left_basis: U [L, out, out], orthonormal columns; None: rows as they are.
+        right_basis: V [L, in, in], likewise.
+        scale: Σ λ mean diagonal [L] float64; by it everything is divided, so that float32 cannot underflow.
+
+    Attributes:
+        quadratic: the copy, with weights 1, in memory of its own.
+    """
+
+    def __init__(
+        self, source: KroneckerQuadratic, left_basis: Tensor | None, right_basis: Tensor | None, scale: Tensor
+    ) -> None:
+        left, right = source.left, source.right
+        assert left is not None
+        assert right is not None
+        weights = torch.tensor(source.weights, dtype=torch.float64, device=source.device)[:, None]
+        outputs, inputs = mean_diagonals(left), mean_diagonals(right)  # ḡ, ā: [m, L]
+        # Each side near 1 by itself: the product of two tiny scales need not be a number in float32.
+        largest = outputs.amax(dim=0, keepdim=True)
+        row_scale = torch.where(largest > 0, 1 / largest, 0.0)
+        column_scale = torch.where(scale > 0, largest / scale, 0.0) * weights
+        self._left = _own(left, left_basis, row_scale.expand_as(outputs), rows_inside=True)
+        self._right = _own(right, right_basis, column_scale.expand_as(inputs), rows_inside=False)
+        self._diagonals = [_diagonal(stack).clone() for stack in (self._left, self._right)]
+        self._means = [outputs * row_scale, inputs * column_scale]
+        self.quadratic = KroneckerQuadratic(self._left, self._right, shape=source.shape)
+
+    def damp(self, strength: float) -> None:
+        """Set s; whatever it was before leaves no trace."""
+        for stack, diagonal, mean in zip((self._left, self._right), self._diagonals, self._means, strict=True):
+            _diagonal(stack).copy_(diagonal + (strength * mean).to(diagonal.dtype)[:, :, None])
+
+
+def can_fold(quadratic: KroneckerQuadratic) -> bool:
+    """Whether both factors are there, and one of them dense."""
+    left, right = quadratic.left, quadratic.right
+    return left is not None and right is not None and left.dim() + right.dim() >= 7
+
+
+def _own(stack: Tensor, basis: Tensor | None, scale: Tensor, *, rows_inside: bool) -> Tensor:
+    """A rotated and scaled copy of a stack, in the layout in which it is applied; scale [m, L]."""
+    factor = scale.to(stack.dtype)
+    if stack.dim() == 3:
+        return stack * factor[:, :, None]
+    if rows_inside:
+        turned = rotated_left(stack.permute(1, 2, 0, 3), basis)
+        return turned.mul_(factor.T[:, None, :, None]).permute(2, 0, 1, 3)
+    turned = rotated_right(stack.transpose(0, 1), basis)
+    return turned.mul_(factor.T[:, :, None, None]).transpose(0, 1)
+
+
+def _diagonal(stack: Tensor) -> Tensor:
+    """The diagonals [m, L, n] of dense factors, a view; diagonal factors as they are."""
+    return stack.diagonal(dim1=2, dim2=3) if stack.dim() == 4 else stack
