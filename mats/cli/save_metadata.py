@@ -96,6 +96,10 @@ def _plan_as_json(name: str, plan: Any) -> dict[str, Any]:
             "sites": len(plan.collection.sites),
             "bytes": plan.collection.bytes,
             "passes": len(plan.collection.partitions),
+            "pass_bytes": list(plan.collection.partition_bytes),
+            "model_bytes": plan.memory.model,
+            "activation_bytes": plan.memory.activations,
+            "accumulators": plan.memory.accumulators,
             "uncovered": dict(plan.collection.uncovered),
         }
     return value

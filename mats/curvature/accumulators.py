@@ -14,7 +14,9 @@ from mats.files import explain_os_error
 
 
 class Home(ABC):
-    """Makes the zeros that sums start from."""
+    """Makes the zeros that sums start from; `name` is what the setting `accumulators` calls it."""
+
+    name: str
 
     @abstractmethod
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -28,6 +30,8 @@ class Home(ABC):
 class BesideTheLayer(Home):
     """On the layer's own device: nothing is moved."""
 
+    name = "device"
+
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
         """See `Home`."""
         return torch.zeros(shape, dtype=dtype, device=device)
@@ -35,6 +39,8 @@ class BesideTheLayer(Home):
 
 class InHostMemory(Home):
     """In the host's memory; each batch's product is formed where the layer is, then brought here."""
+
+    name = "cpu"
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
         """See `Home`."""
@@ -47,6 +53,8 @@ class OnDisk(Home):
 
     The files are working space, of no use to another run: what resumes is the partial sums.
     """
+
+    name = "disk"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

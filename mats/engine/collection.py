@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,9 +22,13 @@ from torch import nn
 from mats.checkpoints import Checkpoint, load_model, open_checkpoint, parameter_names
 from mats.checkpoints.densify import densify
 from mats.checkpoints.heads import head_names
-from mats.curvature import CollectionPlan, Collector, plan_collection, unfuse_experts_
+from mats.curvature import CollectionPlan, plan_collection, unfuse_experts_
+from mats.curvature.accumulators import Home
+from mats.curvature.collector import entry_device
 from mats.data import Batch, Example, check_labels_fit, load_processor, make_batches
-from mats.engine.collection_pace import Pace
+from mats.engine.collection_memory import MemoryPlan, plan_memory
+from mats.engine.collection_passes import Run, run_passes
+from mats.engine.collection_placement import check_all_here, device_for, home_of, spread
 from mats.engine.collection_plan import SavePlan
 from mats.engine.collection_request import (
     CollectionRequest,
@@ -35,21 +39,20 @@ from mats.engine.collection_request import (
 )
 from mats.engine.devices import resolve_device, resolve_dtype
 from mats.engine.memory import peak_memory
+from mats.engine.processes import Processes, together
 from mats.errors import OutOfSpace, OutputExists, RequestError, StoreCorrupt
 from mats.files import exclusive
-from mats.progress import Progress, Silent
+from mats.progress import Progress
 from mats.store import (
     DataIdentity,
     Manifest,
     ModelIdentity,
-    PartialSums,
-    Sums,
     open_store,
     partial_folder,
     remove_partial,
     write_store_locked,
 )
-from mats.store.sources import InMemory, Joined, SourceParts, SumSource, join_scalars
+from mats.store.sources import SourceParts
 
 __all__ = ["CollectionRequest", "SavePlan", "collection_folder", "plan_save_metadata", "save_metadata"]
 
@@ -76,6 +79,8 @@ class Loaded:
     batches: Sequence[Batch]
     plan: CollectionPlan
     unheld: dict[str, str]
+    memory: MemoryPlan
+    home: Home
 
 
 def plan_save_metadata(request: CollectionRequest) -> SavePlan:
@@ -84,14 +89,16 @@ def plan_save_metadata(request: CollectionRequest) -> SavePlan:
     Raises:
         MatsError: as `save_metadata`.
     """
-    with _prepared(request) as (work, checkpoint):
-        if _is_complete(work):
+    with together() as processes, _prepared(request) as (work, checkpoint):
+        if processes.first_says(lambda: _is_complete(work)):
             return SavePlan(work.folder, "complete", len(work.examples), 0, None)
-        return _save_plan(work, _load(work, checkpoint))
+        return _save_plan(work, _load(work, checkpoint, processes))
 
 
 def save_metadata(request: CollectionRequest, progress: Progress | None = None) -> Path:
     """Measure one model on its data and write the store; a store of the same measurement is left as it is.
+
+    Under `accelerate launch` or `torchrun` the processes share the batches, and the first one writes.
 
     Args:
         request: What to measure.
@@ -107,18 +114,22 @@ def save_metadata(request: CollectionRequest, progress: Progress | None = None) 
         NonFiniteStatistic: the model computes NaN or infinity.
         OutOfSpace: disk or memory is full.
     """
-    progress = progress or Silent()
     started = time.monotonic()
-    with _prepared(request) as (work, checkpoint), exclusive(work.folder.with_name(f".{work.folder.name}.lock")):
-        if _is_complete(work):
-            progress.note(f"{work.folder}: complete, measured on these weights and examples; nothing to do")
-            remove_partial(work.folder)
-            return work.folder
-        with _memory_errors(request):
-            loaded = _load(work, checkpoint)
-            for line in _save_plan(work, loaded).lines():
-                progress.note(line)
-            _measure(work, loaded, progress, started)
+    # The device is looked up first, so that a wrong one is told before processes wait for each other.
+    with together(resolve_device(request.device)) as processes, _prepared(request) as (work, checkpoint):
+        progress = processes.progress(progress)
+        lock = exclusive(work.folder.with_name(f".{work.folder.name}.lock")) if processes.is_first else nullcontext()
+        with lock:
+            if processes.first_says(lambda: _is_complete(work)):
+                progress.note(f"{work.folder}: complete, measured on these weights and examples; nothing to do")
+                if processes.is_first:
+                    remove_partial(work.folder)
+                return work.folder
+            with _memory_errors(request):
+                loaded = _load(work, checkpoint, processes)
+                for line in _save_plan(work, loaded).lines():
+                    progress.note(line)
+                _measure(work, loaded, processes, progress, started)
     return work.folder
 
 
@@ -185,22 +196,25 @@ def _is_complete(work: Work) -> bool:
     raise OutputExists(f"{work.folder}: measured on other {what}; pass --overwrite to measure again")
 
 
-def _load(work: Work, checkpoint: Checkpoint) -> Loaded:
+def _load(work: Work, checkpoint: Checkpoint, processes: Processes) -> Loaded:
     """The model on its device, its batches, and the plan made from the first one."""
     request = work.request
-    spec, device = request.dataset, resolve_device(request.device)
+    spec, device = request.dataset, device_for(request, processes)
     processor = load_processor(checkpoint.path, spec, fallback=work.model.base)
     batches = make_batches(work.examples, spec, processor, request.batch_size)
     module = load_model(
         checkpoint.path,
         spec.task,
         base=work.model.base,
-        device=str(device),
+        device="cpu" if request.device_map else str(device),
         dtype=resolve_dtype(request.dtype),
         trust_remote_code=request.trust_remote_code,
         head=work.head,
         dense=True,
     )
+    if request.device_map:
+        module = spread(module, request)
+    check_all_here(module, request.name)
     with _as_whole_model(work, checkpoint) as whole:
         names = unfuse_experts_(module, parameter_names(module, whole))
         if not any(request.settings.selects(name) for name in names.values()):
@@ -208,7 +222,10 @@ def _load(work: Work, checkpoint: Checkpoint) -> Loaded:
         plan = plan_collection(module, batches[0], request.effective_settings, names)
         if not plan.items:
             raise _nothing_to_measure(request)
-        return Loaded(module, batches, plan, _unheld(whole, names, plan))
+        largest, folder = max(plan.partition_bytes), partial_folder(work.folder)
+        home = home_of(request, device, largest, folder, processes.rank)
+        memory = plan_memory(module, plan, batches[0].to(entry_device(module)), home.name)
+        return Loaded(module, batches, plan, _unheld(whole, names, plan), memory, home)
 
 
 @contextmanager
@@ -240,64 +257,26 @@ def _unheld(checkpoint: Checkpoint, names: Mapping[str, str], plan: CollectionPl
 def _save_plan(work: Work, loaded: Loaded) -> SavePlan:
     state = "resume" if partial_folder(work.folder).exists() else "new"
     uncovered = {**loaded.plan.uncovered, **loaded.unheld}
-    return SavePlan(work.folder, state, len(work.examples), len(loaded.batches), loaded.plan, uncovered)
+    return SavePlan(work.folder, state, len(work.examples), len(loaded.batches), loaded.plan, loaded.memory, uncovered)
 
 
-def _measure(work: Work, loaded: Loaded, progress: Progress, started: float) -> None:
-    """All passes over the data, then the store. The sums of passes before the last wait on disk."""
-    sources: list[SumSource] = []
-    scalars: list[SourceParts] = []
-    resumed_at = 0
-    last = len(loaded.plan.partitions) - 1
-    for partition in range(last + 1):
-        sums, resumed = _one_pass(work, loaded, partition, progress, keep=partition < last)
-        resumed_at = max(resumed_at, resumed)
-        scalars.append(SourceParts(sums.tokens, sums.fourth_moments, sums.example_ids))
-        sources.append(InMemory(sums) if partition == last else PartialSums(work.folder, partition).source())
-        del sums
-    manifest = _manifest(work, loaded, join_scalars(scalars))
-    run_info = _run_info(work.request, started, resumed_at)
-    write_store_locked(
-        work.folder, manifest, Joined(sources), run_info, overwrite=work.request.overwrite, progress=progress
-    )
-    remove_partial(work.folder)
+def _measure(work: Work, loaded: Loaded, processes: Processes, progress: Progress, started: float) -> None:
+    """All passes over the data; then the first process writes the store."""
+    title = f"measuring {work.model.name} on {work.data.name}"
+    identity = _identity(work, loaded)
+    plan = loaded.plan
+    run = Run(work.request, work.folder, title, identity, loaded.module, loaded.batches, plan, loaded.home, processes)
+    measured = run_passes(run, progress)
+    if measured is not None:
+        manifest = _manifest(work, loaded, measured.scalars)
+        run_info = _run_info(work.request, processes, loaded, started, measured.resumed_at)
+        overwrite = work.request.overwrite
+        write_store_locked(work.folder, manifest, measured.sums, run_info, overwrite=overwrite, progress=progress)
+        remove_partial(work.folder)
+    processes.barrier()
 
 
-def _one_pass(work: Work, loaded: Loaded, partition: int, progress: Progress, *, keep: bool) -> tuple[Sums, int]:
-    """The sums of one partition over all batches, and the batch from which the pass went on.
-
-    `keep` leaves the finished sums on disk for the writer.
-    """
-    partial, identity = PartialSums(work.folder, partition), _identity(work, loaded, partition)
-    total, passes = len(loaded.batches), len(loaded.plan.partitions)
-    of = f" (pass {partition + 1} of {passes})" if passes > 1 else ""
-    progress.start(f"measuring {work.model.name} on {work.data.name}{of}", total)
-    with Collector(loaded.module, loaded.plan, partition) as collector:
-        first = _go_on(collector, partial, identity, progress)
-        pace = Pace(work.request)
-        for done in range(first + 1, total + 1):
-            collector.add(loaded.batches[done - 1])
-            progress.advance()
-            if pace.due(done, last=done == total, keep=keep):
-                pace.saving()
-                partial.save(collector.sums(), done, identity)
-                pace.saved()
-        return collector.sums(), first
-
-
-def _go_on(collector: Collector, partial: PartialSums, identity: Mapping[str, Any], progress: Progress) -> int:
-    """Fill the collector with the partial sums that fit; the number of batches that they cover."""
-    found = partial.load(identity)
-    if found.discarded:
-        progress.note(f"{partial.path}: {found.discarded}")
-    if found.sums is not None:
-        progress.note(f"going on after batch {found.batches_done}, from the partial sums of an earlier run")
-        progress.advance(found.batches_done)
-        collector.load(found.sums)
-    return found.batches_done
-
-
-def _identity(work: Work, loaded: Loaded, partition: int) -> dict[str, Any]:
+def _identity(work: Work, loaded: Loaded) -> dict[str, Any]:
     """What partial sums must have in common to be gone on from; every batch boundary follows from it."""
     return {
         "model": work.model.fingerprint,
@@ -305,7 +284,6 @@ def _identity(work: Work, loaded: Loaded, partition: int) -> dict[str, Any]:
         "examples": work.data.fingerprint,
         "batch_size": work.request.batch_size,
         "batches": len(loaded.batches),
-        "partition": list(loaded.plan.partitions[partition]),
         "sites": [site.name for site in loaded.plan.sites],
         "layers": [layer.name for layer in loaded.plan.layers],
     }
@@ -314,13 +292,14 @@ def _identity(work: Work, loaded: Loaded, partition: int) -> dict[str, Any]:
 def _manifest(work: Work, loaded: Loaded, scalars: SourceParts) -> Manifest:
     """The manifest, whose `tensors` and `files` the writer fills in."""
     plan = loaded.plan
-    assert scalars.example_ids == [example.example_id for example in work.examples], "a batch was lost or seen twice"
+    in_order = [example.example_id for example in work.examples]  # whatever the order in which batches took them
+    assert sorted(scalars.example_ids) == sorted(in_order), "a batch was lost or seen twice"
     return Manifest(
         model=work.model,
         data=work.data,
         estimator=estimator_of(work.request),
-        examples=len(scalars.example_ids),
-        example_ids=tuple(scalars.example_ids),
+        examples=len(in_order),
+        example_ids=tuple(in_order),
         sites=tuple(plan.sites),
         layers=tuple(plan.layers),
         parameters=tuple(plan.parameters),
@@ -330,9 +309,11 @@ def _manifest(work: Work, loaded: Loaded, scalars: SourceParts) -> Manifest:
     )
 
 
-def _run_info(request: CollectionRequest, started: float, resumed_at: int) -> dict[str, Any]:
+def _run_info(
+    request: CollectionRequest, processes: Processes, loaded: Loaded, started: float, resumed_at: int
+) -> dict[str, Any]:
     """What differs from run to run."""
-    device = resolve_device(request.device)
+    device = entry_device(loaded.module)
     on_gpu = device.type == "cuda"
     return {
         "libraries": {
@@ -344,6 +325,9 @@ def _run_info(request: CollectionRequest, started: float, resumed_at: int) -> di
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated(device) if on_gpu else 0,
         "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
         "threads": torch.get_num_threads(),
+        "processes": processes.count,
+        "passes": len(loaded.plan.partitions),
+        "accumulators": loaded.memory.accumulators,
         "batch_size": request.batch_size,
         "resumed_at_batch": resumed_at,
     }

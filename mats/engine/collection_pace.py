@@ -17,10 +17,10 @@ class Pace:
         self._wait = self._seconds = request.checkpoint_seconds
         self._since = time.monotonic()
 
-    def due(self, done: int, *, last: bool, keep: bool) -> bool:
-        """Whether to save after batch `done`; the end of a pass is saved only where its sums must wait (`keep`)."""
+    def due(self, done: int, *, last: bool) -> bool:
+        """Whether to save after batch `done`; after the last one the sums of the pass are complete."""
         if last:
-            return keep
+            return False
         if self._batches is not None:
             return done % self._batches == 0
         return time.monotonic() - self._since >= self._wait

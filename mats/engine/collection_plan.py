@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mats.curvature import CollectionPlan
+from mats.engine.collection_memory import MemoryPlan
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class SavePlan:
         examples: Number of examples.
         batches: Forward passes per pass over the data.
         collection: Sites, layers, parameters, bytes and passes; None where nothing is to be done.
+        memory: What it takes; None where nothing is to be done.
         uncovered: Name in the checkpoint to the reason why nothing is measured for it.
     """
 
@@ -27,6 +29,7 @@ class SavePlan:
     examples: int
     batches: int
     collection: CollectionPlan | None
+    memory: MemoryPlan | None = None
     uncovered: Mapping[str, str] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
@@ -39,6 +42,7 @@ class SavePlan:
             f"{len(plan.layers)} layers at {len(plan.sites)} sites, {len(plan.parameters)} vector parameters",
             f"sums take {plan.bytes:,} bytes; passes over the data: {len(plan.partitions)}",
         ]
+        lines += self.memory.lines() if self.memory is not None else []
         lines += [f"left out: {names}: {reason}" for reason, names in _by_reason(plan.notes)]
         return lines + [f"not measured: {names}: {reason}" for reason, names in _by_reason(self.uncovered)]
 

@@ -16,6 +16,7 @@ from mats.engine.devices import DTYPES
 from mats.errors import DataError, RequestError
 from mats.store import DataIdentity, store_folder
 
+ACCUMULATORS = ("auto", "device", "cpu", "disk")
 # Settings that bound the work but do not change a single sum.
 NOT_MEASURED = ("memory_budget", "exact_limit")
 # Patterns that leave everything in unless a request says otherwise.
@@ -48,6 +49,9 @@ class CollectionRequest:
         checkpoint_seconds: Partial sums are saved this often, or less where saving would take over a tenth of the time.
         checkpoint_batches: Save after so many batches instead.
         trust_remote_code: Whether code shipped with the checkpoint may run.
+        accumulators: Where sums accumulate: `device` (beside their layers), `cpu` (host memory), `disk` (memory-mapped
+            files beside the partial sums), or `auto`, the first of these with room.
+        device_map: `auto` lays the model over all GPUs of this machine; None: on `device` alone.
         revision: Branch, tag or commit of a hub id.
         measured_on: Another checkpoint to measure in place of `model`: a merged model, for statistics at its weights.
             Where it keeps heads, that of the model called `name` goes on it.
@@ -71,6 +75,8 @@ class CollectionRequest:
     checkpoint_seconds: float = 60.0
     checkpoint_batches: int | None = None
     trust_remote_code: bool = False
+    accumulators: str = "auto"
+    device_map: str | None = None
     revision: str | None = None
     measured_on: str | None = None
     head: str | None = None
@@ -89,6 +95,10 @@ class CollectionRequest:
             raise RequestError(f"checkpoint_seconds: {self.checkpoint_seconds}; more than 0 would be right")
         if self.fold is not None and not (self.fold[1] >= 1 and 0 <= self.fold[0] < self.fold[1]):
             raise RequestError(f"fold: {self.fold}; (k, n) with 0 ≤ k < n would be right")
+        if self.accumulators not in ACCUMULATORS:
+            raise RequestError(f"accumulators: {self.accumulators!r} is not one of {', '.join(ACCUMULATORS)}")
+        if self.device_map not in (None, "auto"):
+            raise RequestError(f"device_map: {self.device_map!r}; auto, or nothing, would be right")
         if self.dtype is not None and self.dtype not in DTYPES:
             raise RequestError(f"dtype: {self.dtype!r} is not one of {', '.join(DTYPES)}")
 

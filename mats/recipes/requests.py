@@ -87,6 +87,8 @@ def collection_request(
         memory_budget=recipe.memory_budget,
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,
+        accumulators=choice.accumulators,
+        device_map=choice.device_map,
     )
 
 
@@ -207,14 +209,19 @@ def heads_of(recipe: Recipe) -> Heads | None:
 def existing_metadata(
     recipe: Recipe, model: ModelEntry, *, advice: str = "run mats save-metadata on this recipe first"
 ) -> Path:
-    """`metadata_folder`, if a store is there.
+    """`metadata_folder`, if a store is there; a hub id as it is written, if its store is in the cache then.
 
     Raises:
         RecipeError: there is none; other stores of the model, measured with other settings, are named.
     """
+    from mats.store.hub import local_store
+
     folder = metadata_folder(recipe, model)
-    if folder.is_dir():
-        return folder
+    try:
+        if (folder if model.metadata is None else local_store(model.metadata)).is_dir():
+            return folder
+    except RequestError as error:
+        raise RecipeError([f"models.{model.name}.metadata: {error}"]) from error
     home = folder.parent if model.metadata is None else None
     others = sorted(found.name for found in home.iterdir() if found.is_dir()) if home and home.is_dir() else []
     finished = [name for name in others if not name.startswith(".")]

@@ -38,7 +38,8 @@ class ModelEntry(Section):
     metadata: str | None = Field(
         default=None,
         min_length=1,
-        description="Folder of the model's metadata store. Default: where `mats save-metadata` puts it.",
+        description="The model's metadata store: a folder, or a hub id, owner/name[@revision][:folder]. Default: where "
+        "`mats save-metadata` puts it.",
     )
     measured_on: str | None = Field(
         default=None,
@@ -104,6 +105,12 @@ class CurvatureSection(Section):
         default=("*",), min_length=1, description="Of these, those to measure a diagonal of."
     )
     dtype: FloatName = Field(default="float32", description="Number format in which the model runs.")
+    accumulators: Literal["auto", "device", "cpu", "disk"] = Field(
+        default="auto", description="Where sums accumulate: beside their layers, in host memory, in mapped files."
+    )
+    device_map: Literal["auto"] | None = Field(
+        default=None, description="auto: lay the model over all GPUs of the machine; null: on `device` alone."
+    )
     fold: tuple[int, int] | None = Field(
         default=None, description="[k, n]: only examples whose id falls into hash class k of n; the n stores add up."
     )

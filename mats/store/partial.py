@@ -50,10 +50,12 @@ class PartialSums:
     Args:
         folder: Final folder of the store; the file lies in its sibling `.<name>.partial`.
         partition: Index of the partition.
+        rank: Of several processes, the one whose sums these are; those of the first may be of all.
     """
 
-    def __init__(self, folder: str | Path, partition: int = 0) -> None:
-        self.path = partial_folder(folder) / f"partition-{partition:05d}.safetensors"
+    def __init__(self, folder: str | Path, partition: int = 0, rank: int = 0) -> None:
+        part = f"partition-{partition:05d}" + (f"-rank-{rank}" if rank else "")
+        self.path = partial_folder(folder) / f"{part}.safetensors"
 
     def save(self, sums: Sums, batches_done: int, identity: Mapping[str, Any]) -> None:
         """Replace the file by `sums` after `batches_done` batches; atomic and durable.

@@ -24,9 +24,9 @@ def clock(monkeypatch):
 def test_by_the_clock(tmp_path, clock):
     pace = Pace(vit_request(tmp_path, checkpoint_seconds=60.0))
     clock.now += 59
-    assert not pace.due(5, last=False, keep=False)
+    assert not pace.due(5, last=False)
     clock.now += 1
-    assert pace.due(6, last=False, keep=False)
+    assert pace.due(6, last=False)
 
 
 def test_a_slow_save_makes_the_next_one_later(tmp_path, clock):
@@ -35,18 +35,17 @@ def test_a_slow_save_makes_the_next_one_later(tmp_path, clock):
     clock.now += 30
     pace.saved()
     clock.now += 299
-    assert not pace.due(7, last=False, keep=False)
+    assert not pace.due(7, last=False)
     clock.now += 1
-    assert pace.due(8, last=False, keep=False)
+    assert pace.due(8, last=False)
 
 
 def test_by_batches_the_clock_has_no_say(tmp_path, clock):
     pace = Pace(vit_request(tmp_path, checkpoint_batches=3))
     clock.now += 10_000
-    assert [pace.due(done, last=False, keep=False) for done in range(1, 7)] == [False, False, True] * 2
+    assert [pace.due(done, last=False) for done in range(1, 7)] == [False, False, True] * 2
 
 
-@pytest.mark.parametrize("keep", [True, False])
-def test_the_end_of_a_pass_is_saved_where_its_sums_must_wait(tmp_path, clock, keep):
+def test_after_the_last_batch_nothing_is_saved(tmp_path, clock):
     clock.now += 10_000
-    assert Pace(vit_request(tmp_path)).due(4, last=True, keep=keep) == keep
+    assert not Pace(vit_request(tmp_path)).due(4, last=True)

@@ -33,6 +33,8 @@ NOT_MEASURED = {
     "checkpoint_seconds": 1.0,
     "checkpoint_batches": 2,
     "trust_remote_code": True,
+    "accumulators": "disk",
+    "device_map": "auto",
 }
 
 

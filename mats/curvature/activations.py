@@ -1,0 +1,49 @@
+"""How many bytes of activations one batch keeps until its backward pass is through."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from mats.curvature.losses import model_logits
+from mats.curvature.sites import is_lookup, starting_graph
+from mats.curvature.state import frozen_evaluation
+from mats.data.batch import Batch
+
+
+def kept_activation_bytes(model: nn.Module, batch: Batch) -> int:
+    """Bytes that autograd keeps after the forward pass of `batch`, weights frozen, gradients from the first layer on.
+
+    Each piece of memory counts once, weights and buffers do not. Works on the `meta` device as well, where nothing is
+    computed. What a layer needs only while it runs, and statistics that keep their inputs (`diagonal`, `block`), come
+    on top.
+
+    Args:
+        model: The model; it leaves as it came.
+        batch: On the model's device.
+    """
+    own = {tensor.untyped_storage()._cdata for tensor in [*model.parameters(), *model.buffers()]}
+    kept: dict[int, Tensor] = {}  # held, so that no memory is used again while it is counted
+
+    def note(tensor: Tensor) -> Tensor:
+        identity = tensor.untyped_storage()._cdata
+        if identity not in own:
+            kept[identity] = tensor
+        return tensor
+
+    def start(_module: nn.Module, _inputs: object, output: object) -> Tensor | None:
+        return starting_graph(output) if isinstance(output, Tensor) and not output.requires_grad else None
+
+    inputs = {
+        name: value.detach().requires_grad_(True) if value.is_floating_point() and "mask" not in name else value
+        for name, value in batch.inputs.items()
+    }
+    handles = [module.register_forward_hook(start) for module in model.modules() if is_lookup(module)]
+    try:
+        with frozen_evaluation(model), saved_tensors_hooks(note, lambda tensor: tensor):
+            logits = model_logits(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    del logits
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
