@@ -48,22 +48,18 @@ def right_product(X: Tensor, factor: Tensor) -> Tensor:
     return torch.bmm(X, factor) if factor.dim() == 3 else X * factor.unsqueeze(1)
 
 
-def rotated_left(rows: Tensor, basis: Tensor | None) -> Tensor:
-    """Uᵀ G_i U of all models: rows [L, out, m, out] as from `left_rows`, U [L, out, out] → the same layout, new."""
-    if basis is None:
-        return rows.clone()
+def rotated_left(rows: Tensor, basis: Tensor) -> Tensor:
+    """Uᵀ G_i U of all models: rows [L, out, m, out] as from `left_rows`, U [L, out, k] → [L, k, m, k]."""
     systems, size, models, _ = rows.shape
-    turned = torch.bmm(rows.view(systems, size * models, size), basis)
-    return torch.bmm(basis.mT, turned.view(systems, size, models * size)).view_as(rows)
+    turned = torch.bmm(rows.reshape(systems, size * models, size), basis).view(systems, size, -1)
+    return torch.bmm(basis.mT, turned).view(systems, -1, models, basis.shape[2])
 
 
-def rotated_right(rows: Tensor, basis: Tensor | None) -> Tensor:
-    """Vᵀ A_i V of all models: rows [L, m, in, in] as from `right_rows`, V [L, in, in] → the same layout, new."""
-    if basis is None:
-        return rows.clone()
+def rotated_right(rows: Tensor, basis: Tensor) -> Tensor:
+    """Vᵀ A_i V of all models: rows [L, m, in, in] as from `right_rows`, V [L, in, k] → [L, m, k, k]."""
     systems, models, size, _ = rows.shape
-    turned = torch.bmm(rows.view(systems, models * size, size), basis)
-    return torch.matmul(basis.mT[:, None], turned.view_as(rows))
+    turned = torch.bmm(rows.reshape(systems, models * size, size), basis)
+    return torch.matmul(basis.mT[:, None], turned.view(systems, models, size, -1))
 
 
 def diagonal_in_basis(factor: Tensor, basis: Tensor | None) -> Tensor:
