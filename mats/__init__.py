@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from mats.engine.request import MergeRequest, ModelInput, Rule
     from mats.errors import MatsError
     from mats.evaluation import evaluate
+    from mats.merge_problem import MergeProblem
     from mats.methods.registry import parse_method
     from mats.recipes import Recipe, load_recipe, recipe_from
     from mats.recipes.requests import collection_request, merge_request
     from mats.solvers import Solution
+    from mats.solve_result import SolveResult
     from mats.solving import solve
     from mats.store import MetadataStore, open_store
     from mats.training import TrainingRequest, TrainingSettings, fine_tune, fine_tune_jointly
@@ -33,6 +35,7 @@ _HOMES = {
     "CollectionRequest": "mats.engine.collection",
     "CollectionSettings": "mats.curvature",
     "MatsError": "mats.errors",
+    "MergeProblem": "mats.merge_problem",
     "MergeRequest": "mats.engine.request",
     "MergeResult": "mats.engine.merging",
     "MetadataStore": "mats.store",
@@ -40,6 +43,7 @@ _HOMES = {
     "Recipe": "mats.recipes",
     "Rule": "mats.engine.request",
     "Solution": "mats.solvers",
+    "SolveResult": "mats.solve_result",
     "TrainingRequest": "mats.training",
     "TrainingSettings": "mats.training",
     "collect": "mats.curvature",
@@ -66,6 +70,7 @@ __all__ = [
     "CollectionRequest",
     "CollectionSettings",
     "MatsError",
+    "MergeProblem",
     "MergeRequest",
     "MergeResult",
     "MetadataStore",
@@ -73,6 +78,7 @@ __all__ = [
     "Recipe",
     "Rule",
     "Solution",
+    "SolveResult",
     "TrainingRequest",
     "TrainingSettings",
     "__version__",

@@ -10,7 +10,7 @@ import yaml
 from mats.reporting.adapters import adapter_section
 from mats.reporting.explanations import method_formula, method_paper, method_sentence, rule_meaning
 from mats.reporting.numbers import change, percent, short, whole
-from mats.reporting.report import Report
+from mats.reporting.report import ModelEntry, Report
 from mats.reporting.summary import fallback_reasons, totals_by_meaning, unconverged
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -64,11 +64,16 @@ def _how(report: Report) -> str:
 
 def _models(report: Report) -> str:
     rows = [
-        [model["name"], f"`{model['path']}`", short(model["weight"]), whole(model.get("examples"))]
-        for model in report["models"]
+        [model["name"], f"`{model['path']}`", short(model["weight"]), measured_on(model)] for model in report["models"]
     ]
     base = f"Base: `{report['base']}`." if report["base"] else "There is no base model."
     return f"## Models\n\n{base}\n\n" + markdown_table(["model", "path", "weight", "measured on (examples)"], rows)
+
+
+def measured_on(model: ModelEntry) -> str:
+    """How many examples, or that there were none."""
+    proxy = model.get("proxy")
+    return whole(model.get("examples")) if proxy is None else f"proxy ({proxy}), no data"
 
 
 def _heads(report: Report) -> str:

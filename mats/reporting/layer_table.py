@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mats.reporting.adapters import adapter_cells, adapter_columns
 from mats.reporting.html_table import Cell, Column, number_cell, text_cell
-from mats.reporting.numbers import dimensions, short
+from mats.reporting.numbers import bounded, dimensions, short
 from mats.reporting.report import LayerEntry, Report
 from mats.reporting.summary import solved_layers
 
@@ -13,9 +13,9 @@ def layer_columns(report: Report) -> list[Column]:
     """Headings for `layer_rows`: certificates only where something was solved."""
     columns = [Column("layer", text=True), Column("rule", text=True), Column("shape", text=True)]
     if solved_layers(report):
-        columns += [Column(title) for title in ("iterations", "rel. residual")]
+        columns += [Column(title) for title in ("iterations", "rel. residual", "left at most")]
         columns += [Column("stopped", text=True)]
-        columns += [Column(title) for title in ("anchor μ", "movement", "null share")]
+        columns += [Column(title) for title in ("anchor μ", "movement", "held", "null share")]
         columns += [Column(f"{model['name']}: before → after") for model in report["models"]]
     columns += adapter_columns(report)
     return [*columns, Column("rounding loss"), Column("fell back because", text=True)]
@@ -36,9 +36,11 @@ def _row(layer: LayerEntry, models: list[str], certified: bool, adapter: list[Ce
         cells += [
             number_cell(layer.get("iterations")),
             number_cell(layer.get("relative_residual"), missed),
+            Cell(bounded(layer), value=repr(layer.get("remaining_share") or 0.0)),
             text_cell((layer.get("stop_reason") or "").replace("_", " "), missed),
             number_cell(layer.get("anchor")),
             number_cell(layer.get("movement")),
+            number_cell(layer.get("pull_share")),
             number_cell(layer.get("null_share")),
             *(_loss_cell(layer, model) for model in models),
         ]

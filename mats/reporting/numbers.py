@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 NOTHING = "–"
 
@@ -37,6 +38,16 @@ def change(before: float | None, after: float | None) -> str:
     if before is None or after is None or before <= 0:
         return NOTHING
     return f"{100 * (after - before) / before:+.1f} %".replace("-", "−")
+
+
+def bounded(certificate: Mapping[str, Any]) -> str:
+    """The share of a decrease that may be left: plain if proven, ° on retained eigenvalues alone, ~ an estimate."""
+    share = certificate.get("remaining_share")
+    mark = {"retained": "°", "estimated": "~"}.get(str(certificate.get("bound")), "")
+    if share is None:
+        return NOTHING
+    text = "0 %" if share == 0 else "< 0.0001 %" if share < 1e-6 else f"{100 * share:.2g} %"
+    return f"{mark}{text}"
 
 
 def dimensions(shape: Sequence[int]) -> str:

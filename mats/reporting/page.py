@@ -8,14 +8,16 @@ from string import Template
 
 import yaml
 
+from mats.reporting.card import measured_on
 from mats.reporting.explanations import method_formula, method_sentence, rule_meaning
 from mats.reporting.html_table import Cell, Column, html_table, number_cell, text_cell
 from mats.reporting.layer_table import layer_columns, layer_rows
-from mats.reporting.numbers import change, compact, percent, short, whole
+from mats.reporting.numbers import bounded, change, compact, percent, short, whole
 from mats.reporting.report import Report
 from mats.reporting.summary import (
     covered_share,
     fallback_reasons,
+    least_certain,
     rounding_total,
     solved_layers,
     stop_reasons,
@@ -68,6 +70,8 @@ def _tiles(report: Report) -> str:
             (short(worst.get("relative_residual")), "largest true relative residual"),
             (whole(missed), "missed their tolerance"),
         ]
+    if (least := least_certain(report)) is not None:
+        tiles.append((bounded(least), "of any layer's decrease is left at most"))
     for title, totals in totals_by_meaning(report):
         before, after = sum(total.before for total in totals), sum(total.after for total in totals)
         tiles.append((change(before, after), f"{title.split(' (')[0].lower()}, all models"))
@@ -85,7 +89,7 @@ def _models(report: Report) -> str:
         [
             text_cell(model["name"]),
             number_cell(model["weight"]),
-            Cell(whole(model.get("examples")), value=str(model.get("examples") or "")),
+            Cell(measured_on(model), value=str(model.get("examples") or "")),
             text_cell(model["path"]),
             text_cell(model.get("metadata") or "none"),
         ]
@@ -170,9 +174,22 @@ def _layers(report: Report) -> str:
     rows = layer_rows(report, MOST_ROWS)
     table = html_table(layer_columns(report), rows, name="layers", tall=True)
     title = "Certificates" if solved_layers(report) else "Tensors"
+    note += _legend(report)
     left = len(report["layers"]) - len(rows)
     rest = f"<p class=soft>{whole(left)} more are in <code>report.json</code>.</p>" if left else ""
     return f"<h2>{title}</h2>{note}{filter_box}{table}{rest}"
+
+
+def _legend(report: Report) -> str:
+    """What the less common columns of the table mean."""
+    if not solved_layers(report):
+        return ""
+    return (
+        "<p class=soft><i>left at most</i>: the share of the attainable decrease that can still be gained, proven from"
+        " the residual and the smallest eigenvalue that damping and anchor allow (° on retained eigenvalues alone, ~ an"
+        " estimate); <i>held</i>: how much of what holds the solution is damping and anchor; <i>null share</i>: how"
+        " much of the move no model sees.</p>"
+    )
 
 
 def _names(report: Report) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mats.reporting.report import LayerEntry, Report
@@ -27,9 +28,14 @@ def solved_layers(report: Report) -> list[LayerEntry]:
 
 def loss_totals(report: Report, rules: tuple[str, ...] | None = None) -> list[LossTotal]:
     """Each model's summed quadratic before → after, over layers of the given rules (None: all), models in order."""
-    totals = []
     layers = [layer for layer in solved_layers(report) if rules is None or layer["rule"] in rules]
-    for model in (entry["name"] for entry in report["models"]):
+    return totals_of(layers, [entry["name"] for entry in report["models"]])
+
+
+def totals_of(layers: Sequence[LayerEntry], models: Sequence[str]) -> list[LossTotal]:
+    """Each model's quadratic before → after, summed over these layers."""
+    totals = []
+    for model in models:
         pairs = [
             ((layer.get("loss_before") or {}).get(model), (layer.get("loss_after") or {}).get(model))
             for layer in layers
@@ -83,6 +89,14 @@ def worst_residual(report: Report) -> LayerEntry | None:
     """The solved layer with the largest true relative residual."""
     known = [layer for layer in solved_layers(report) if layer.get("relative_residual") is not None]
     return max(known, key=lambda layer: layer.get("relative_residual") or 0.0, default=None)
+
+
+def least_certain(report: Report) -> LayerEntry | None:
+    """The layer of which the largest share of the decrease may be left, if every layer has a proven bound."""
+    layers = solved_layers(report)
+    if any(layer.get("bound") != "proven" or layer.get("remaining_share") is None for layer in layers):
+        return None
+    return max(layers, key=lambda layer: layer.get("remaining_share") or 0.0, default=None)
 
 
 def rounding_total(report: Report) -> float | None:

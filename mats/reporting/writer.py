@@ -8,8 +8,9 @@ from typing import Any
 
 from mats.files import write_bytes_atomically, write_json_atomically
 from mats.reporting.card import model_card
+from mats.reporting.layer_plot import plot_layers
 from mats.reporting.page import render_page
-from mats.reporting.plots import INK_IN_SVG, as_png, as_svg, plot_layers
+from mats.reporting.plots import INK_IN_SVG, as_png, as_svg
 from mats.reporting.report import RunInfo, validate_report, without_non_finite
 
 

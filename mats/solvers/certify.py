@@ -87,6 +87,13 @@ def certify(
     return tuple(certificates)
 
 
+def histories_of(outcome: Outcome) -> tuple[tuple[float, ...], ...]:
+    """The relative residual of each system after every iteration; none of closed forms."""
+    if outcome.history is None:
+        return ((),) * len(outcome.shift)
+    return tuple(tuple(value for value in row if not math.isnan(value)) for row in outcome.history.tolist())
+
+
 def _reason(outcome: Outcome, state: int, residual: float, rhs_norm: float, tolerance: float) -> StopReason:
     """Why a system was left."""
     if rhs_norm == 0:

@@ -11,7 +11,7 @@ from mats.errors import NonFiniteWeights, RequestError, ShapeMismatch
 from mats.quadratics import DampedQuadratic, KroneckerQuadratic, PerModelQuadratic, Quadratic
 from mats.quadratics.checks import check_finite, check_targets
 from mats.solvers.basis import CUTOFFS, JointBasis, joint_basis
-from mats.solvers.certify import certify
+from mats.solvers.certify import certify, histories_of
 from mats.solvers.closed_form import dense_basis, solve_in_basis
 from mats.solvers.iterative import IterativeSolver, snapshot_outcome
 from mats.solvers.outcome import Outcome
@@ -156,4 +156,5 @@ def _solution(
         {key: (problem.start + reached.correction).to(dtype) for key, reached in at.items()},
         certified(outcome),
         {key: certified(reached) for key, reached in at.items()},
+        histories_of(outcome) if settings.history else (),
     )

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from mats.reporting import layers_table, summary
 from mats.reporting.numbers import change, common_prefix_removed, compact, dimensions, short
-from mats.reporting.plots import plot_layers
+from mats.reporting.layer_plot import plot_layers
 from mats.reporting.summary import (
     covered_share,
     fallback_reasons,
@@ -76,9 +76,13 @@ def test_a_limited_table_shows_the_worst():
     assert "block.0.q.weight" not in text
 
 
-def test_the_picture_has_a_panel_per_model_and_a_mark_per_layer():
+def test_the_picture_has_a_row_per_model_and_a_mark_per_layer():
     figure = plot_layers(merge_report())
-    assert len(figure.axes) == 2 + 2
+    residuals, remaining, losses = figure.axes[:3]
+    assert sum(len(marks.get_offsets()) for marks in residuals.collections if hasattr(marks, "get_sizes")) >= 3
+    assert "1 without a bound" in remaining.get_title(loc="left")
+    assert [label.get_text() for label in losses.get_yticklabels()] == ["paws", "quartz"]
+    assert [text.get_text() for text in losses.texts] == ["−50.0 %", "+50.0 %"]
     labels = [label.get_text() for label in figure.axes[-1].get_xticklabels()]
     assert labels == ["q", "k", "norm"]
     assert plot_layers(streamed_report()) is None
