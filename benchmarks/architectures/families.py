@@ -74,6 +74,7 @@ class Family:
         values: What the configuration is given.
         batch: Makes a batch of so many examples.
         remark: What is special about it.
+        untied: The head has a weight of its own, although the configuration's class ties it (T5 v1.1).
     """
 
     name: str
@@ -82,6 +83,7 @@ class Family:
     values: dict[str, Any]
     batch: Callable[[int], Batch]
     remark: str = ""
+    untied: bool = False
 
     def build(self, dtype: torch.dtype = torch.float64) -> nn.Module:
         """A random model, the same at every call."""
@@ -89,6 +91,8 @@ class Family:
 
         torch.manual_seed(0)
         model = getattr(transformers, self.model)(getattr(transformers, self.config)(**self.values))
+        if self.untied:
+            model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
         return enlivened(model, seed=1).to(dtype).eval()
 
 
@@ -167,8 +171,24 @@ FAMILIES = (
         examples.text_pairs,
     ),
     Family("T5", "T5ForConditionalGeneration", "T5Config", _T5, examples.questions, "tied head"),
-    Family("FLAN-T5", "T5ForConditionalGeneration", "T5Config", _GATED, examples.questions, "untied head, gated"),
-    Family("mT5", "MT5ForConditionalGeneration", "MT5Config", _GATED, examples.questions, "untied head, gated"),
+    Family(
+        "FLAN-T5",
+        "T5ForConditionalGeneration",
+        "T5Config",
+        _GATED,
+        examples.questions,
+        "untied head, gated",
+        untied=True,
+    ),
+    Family(
+        "mT5",
+        "MT5ForConditionalGeneration",
+        "MT5Config",
+        _GATED,
+        examples.questions,
+        "untied head, gated",
+        untied=True,
+    ),
     Family("BART", "BartForConditionalGeneration", "BartConfig", _BART, examples.questions, "tied head"),
     Family(
         "GPT-2",
