@@ -75,7 +75,7 @@ def local_path(source: str | Path, revision: str | None = None) -> Path:
     path = Path(source).expanduser()
     if path.exists():
         return path
-    if isinstance(source, str) and HUB_ID.fullmatch(source) and not _looks_local(path):
+    if isinstance(source, str) and HUB_ID.fullmatch(source) and not looks_local(path):
         return download(source, revision)
     raise RequestError(f"{path}: no such file or folder{nearest_existing(path)}")
 
@@ -93,7 +93,7 @@ def nearest_existing(path: Path) -> str:
     return f"; nearest: {missing.parent / close[0]}" if close else ""
 
 
-def _looks_local(path: Path) -> bool:
+def looks_local(path: Path) -> bool:
     """Whether a path that does not exist was meant as one: written as one, or its parent is a folder here."""
     written = str(path)
     if written.startswith((".", "~", os.sep)) or path.suffix in WEIGHT_SUFFIXES:

@@ -35,7 +35,7 @@ class PickledFile:
         self._descriptor = _open(path)
         try:
             mapped = os.pread(self._descriptor, 4, 0) == ZIP_SIGNATURE
-            self._tensors = _tensors_of(path, _load(path, mapped))
+            self._tensors = _tensors_of(path, load_weights_only(path, mapped=mapped))
             self._mappings = list(_mappings_of(self._descriptor)) if mapped else []
         except BaseException:
             self.close()
@@ -89,7 +89,17 @@ def _open(path: Path) -> int:
         raise explain_os_error(error, path) from error
 
 
-def _load(path: Path, mapped: bool) -> Any:
+def load_weights_only(path: Path, *, mapped: bool = False) -> Any:
+    """What a torch file holds, on the CPU; files that ask for code are refused.
+
+    Args:
+        path: the file.
+        mapped: leave tensors in the file until they are read (zip format alone).
+
+    Raises:
+        CheckpointCorrupt: damaged, or asking for code.
+        WorkFailed: not readable.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:

@@ -21,6 +21,7 @@ from mats.engine.plan import MergePlan
 from mats.engine.request import MergeRequest, ModelInput
 from mats.files import write_bytes_atomically
 from mats.reporting.report import SCHEMA_VERSION
+from mats.store import MetadataStore
 
 GIGABYTE = 1e9
 
@@ -107,8 +108,15 @@ def _model_entry(inputs: MergeInputs, index: int, fingerprints: Mapping[str, str
         "metadata": str(model.metadata) if used else None,
         **_measured_entry(model, fingerprints.get(model.name)),
         **({} if model.sparsify is None else {"sparsify": model.sparsify.model_dump(mode="json")}),
-        "examples": inputs.store(index).examples if used else None,
+        **_store_entry(inputs.store(index) if used else None),
     }
+
+
+def _store_entry(store: MetadataStore | None) -> dict[str, Any]:
+    """How many examples a store was measured on, or what it stands in for."""
+    if store is None or store.proxy is None:
+        return {"examples": None if store is None else store.examples}
+    return {"examples": None, "proxy": store.proxy}
 
 
 def _measured_entry(model: ModelInput, fingerprint: str | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from mats.engine.filled import filled_notes
 from mats.engine.inputs import MergeInputs
 from mats.engine.request import MergeRequest
 from mats.engine.sparsified import sparsify_notes
+from mats.store.compression import compression_line
 
 
 def plan_notes(inputs: MergeInputs, stores: Sequence[StoreIndex]) -> tuple[str, ...]:
@@ -27,6 +28,7 @@ def plan_notes(inputs: MergeInputs, stores: Sequence[StoreIndex]) -> tuple[str, 
         *filled_notes(inputs.missing, inputs.reference, request.missing),
         *inputs.vocabulary.notes,
         *_estimator_notes(stores),
+        *_proxy_notes(stores),
         *_measured_notes(inputs),
         *notes_on_bases(inputs),
         *_head_notes(inputs),
@@ -45,12 +47,26 @@ def method_notes(request: MergeRequest) -> tuple[str, ...]:
 def _estimator_notes(stores: Sequence[StoreIndex]) -> list[str]:
     """Stores that were measured differently can be merged, but the user should know."""
     notes = []
+    measured = [index for index in stores if index.store.proxy is None]
     for key in ("labels", "loss"):
-        values = {index.model: index.store.manifest.estimator.get(key) for index in stores}
+        values = {index.model: index.store.manifest.estimator.get(key) for index in measured}
         if len(set(map(str, values.values()))) > 1:
             notes.append(
                 f"the stores were measured with different {key}: {values}; their curvatures differ in scale or kind"
             )
+    return notes
+
+
+def _proxy_notes(stores: Sequence[StoreIndex]) -> list[str]:
+    """Curvature that was not measured, and sums that are not exactly those that were."""
+    proxies = {index.model: index.store.proxy for index in stores if index.store.proxy is not None}
+    notes = [f"the metadata of {model} are a proxy ({kind}), not measured on data" for model, kind in proxies.items()]
+    if proxies and len(proxies) < len(stores):
+        notes.append("proxies and measured metadata differ in scale: they weigh models by more than their weights say")
+    for index in stores:
+        lost = index.store.manifest.compression
+        if lost is not None:
+            notes.append(f"the metadata of {index.model} are compressed ({compression_line(lost)})")
     return notes
 
 

@@ -128,12 +128,13 @@ def predict(
         The prediction. Held at once: the curvature of one group of layers within the memory budget, and one candidate.
 
     Raises:
-        RequestError: no parameter has the curvature, a model has no store, or nothing is to be predicted.
+        RequestError: no parameter has the curvature, a model has no store or a proxy, or nothing is to be predicted.
         InputsMismatch, ShapeMismatch, FingerprintMismatch: candidate, models and stores do not fit together.
         CheckpointCorrupt, NonFiniteWeights, StoreCorrupt, NonFiniteStatistic: from the files.
     """
     dense = replace(request, models=tuple(replace(model, sparsify=None) for model in request.models))
     with measured(dense, quantity) as (inputs, plan, chosen), ExitStack() as opened:
+        _refuse_proxies(inputs)
         readers = _inputs(inputs) if inputs_too else {}
         names: list[frozenset[str]] = []
         for name, path in candidates.items():
@@ -152,6 +153,20 @@ def predict(
         check_fingerprints(inputs, progress or Silent())
         layers = _evaluate(inputs, plan, groups, readers, progress or Silent())
         return _prediction(inputs, plan, groups, chosen, layers)
+
+
+def _refuse_proxies(inputs: MergeInputs) -> None:
+    """What stands in for curvature tells of no loss.
+
+    Raises:
+        RequestError: a store is a proxy.
+    """
+    for index in inputs.opened_stores:
+        if (kind := inputs.store(index).proxy) is not None:
+            raise RequestError(
+                f"predict: the metadata of {inputs.request.models[index].name} are a proxy ({kind}), which tells of no "
+                "loss; metadata measured by save-metadata would be right"
+            )
 
 
 def _inputs(inputs: MergeInputs) -> dict[str, Read]:

@@ -99,9 +99,8 @@ def check_addable(first: MetadataStore, other: MetadataStore) -> None:
 
 def _check_exact(store: MetadataStore, accept_loss: bool) -> None:
     """Refuse what is no sum over examples, and, unless that is accepted, what is not exactly one."""
-    proxy = store.manifest.estimator.get("proxy")
-    if proxy is not None:
-        raise InputsMismatch(f"{store.path}: a proxy ({proxy}), not a sum over examples; only measured stores add")
+    if store.proxy is not None:
+        raise InputsMismatch(f"{store.path}: a proxy ({store.proxy}), no sum over examples; only measured stores add")
     compression = store.manifest.compression
     if compression is not None and not accept_loss:
         raise RequestError(

@@ -19,6 +19,8 @@ SCHEMA_VERSION = 1
 COMPRESSED_VERSION = 2  # of stores whose sums are not exactly those that were measured
 MANIFEST_NAME = "manifest.json"
 RUN_NAME = "run.json"
+CHECKSUMS_NAME = "checksums.sha256"
+PUBLISHED_NAMES = ("README.md", "LICENSE", CHECKSUMS_NAME, ".gitattributes")  # beside a store that was exported
 STATISTICS = ("block", "diagonal", "input_gram", "output_gram")
 ALWAYS_SYMMETRIC = ("block", "output_gram")
 

@@ -56,7 +56,7 @@ class LowRank:
 
     def parts(self, shape: tuple[int, ...]) -> dict[str, Part]:
         """See `Codec.parts`."""
-        return {"": Part((shape[0], self._rank), "float32"), "#diagonal": Part((shape[0],), "float32")}
+        return {"": Part((shape[0], min(self._rank, shape[0])), "float32"), "#diagonal": Part((shape[0],), "float32")}
 
     def encode(self, dense: Tensor) -> dict[str, Tensor]:
         """See `Codec.encode`."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from mats.errors import FingerprintMismatch, RequestError, StoreCorrupt
 from mats.files import checksum_file
 from mats.store.codecs import key_of
+from mats.store.hub import local_store
 from mats.store.manifest import MANIFEST_NAME, Manifest, TensorRecord, read_manifest
 from mats.store.packing import packed_diagonal, unpack
 from mats.store.tensor_file import DTYPES, Encoded, check_finite, read_header, read_tensor
@@ -48,6 +49,12 @@ class MetadataStore:
     def examples(self) -> int:
         """N, the number of examples summed: sums ÷ N are means over examples."""
         return self.manifest.examples
+
+    @property
+    def proxy(self) -> str | None:
+        """Which stand-in for curvature this is, made without data; None for what was measured."""
+        kind = self.manifest.estimator.get("proxy")
+        return None if kind is None else str(kind)
 
     @property
     def fingerprint(self) -> str:
@@ -172,15 +179,15 @@ def open_store(folder: str | Path, *, verify: bool = False) -> MetadataStore:
     """Open a store: the manifest is read and checked, and every shard is there in its full length.
 
     Args:
-        folder: The store's folder.
+        folder: The store's folder, or a hub id (`mats.store.hub`).
         verify: Also compare the checksum of every shard (reads all bytes).
 
     Raises:
-        RequestError: no such folder (the nearest sibling is named), or not a store.
+        RequestError: no such folder (the nearest sibling is named), no such store on the hub, or not a store.
         StoreCorrupt: manifest or a shard missing, truncated, garbage, or (with `verify`) altered.
         InputsMismatch: written by another version of the format.
     """
-    path = Path(folder)
+    path = local_store(folder)
     if not path.is_dir():
         siblings = [item.name for item in path.parent.iterdir() if item.is_dir()] if path.parent.is_dir() else []
         raise RequestError(f"{path}: no such metadata store{suggestion(path.name, siblings)}")

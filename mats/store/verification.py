@@ -11,7 +11,17 @@ from torch import Tensor
 from mats.errors import MatsError
 from mats.files import checksum_file
 from mats.store.codecs import PLAIN, STORED_CODES
-from mats.store.manifest import MANIFEST_NAME, RUN_NAME, STATISTICS, Manifest, encoding_of, read_manifest, statistic_of
+from mats.store.hub import local_store
+from mats.store.manifest import (
+    MANIFEST_NAME,
+    PUBLISHED_NAMES,
+    RUN_NAME,
+    STATISTICS,
+    Manifest,
+    encoding_of,
+    read_manifest,
+    statistic_of,
+)
 from mats.store.packing import packed_diagonal
 from mats.store.reading import check_records
 from mats.store.tensor_file import Encoded, check_finite, read_header, read_tensor
@@ -23,7 +33,10 @@ def verify_store(folder: str | Path) -> list[str]:
     Checked: the manifest and its schema; that records agree among themselves; each shard's length, checksum and
     header; every sum's shape, dtype, finiteness and the sign of its diagonal; files that the manifest does not list.
     """
-    path = Path(folder)
+    try:
+        path = local_store(folder)
+    except MatsError as error:
+        return [str(error)]
     if not path.is_dir():
         return [f"{path}: no such folder"]
     try:
@@ -34,7 +47,7 @@ def verify_store(folder: str | Path) -> list[str]:
     faults = list(_record_faults(path, manifest))
     for name in sorted(manifest.files):
         faults.extend(_file_faults(path, name, manifest))
-    listed = {*manifest.files, MANIFEST_NAME, RUN_NAME}
+    listed = {*manifest.files, MANIFEST_NAME, RUN_NAME, *PUBLISHED_NAMES}
     faults.extend(
         f"{item}: not listed in the manifest; it is no part of the store"
         for item in sorted(path.iterdir())

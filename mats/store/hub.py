@@ -1,0 +1,45 @@
+"""Stores named by a hub id: `owner/name`, `owner/name@revision`, `owner/name:folder`, `owner/name@revision:folder`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mats.checkpoints.hub import snapshot
+from mats.checkpoints.locate import looks_local
+from mats.errors import RequestError
+from mats.store.manifest import MANIFEST_NAME
+
+STORE_ID = re.compile(
+    r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+(/[\w.-]+)*))?(:(?P<folder>[\w.-]+(/[\w.-]+)*))?"
+)
+
+
+def local_store(source: str | Path) -> Path:
+    """The folder of a store: as it is where there is one, else the local snapshot of a hub id.
+
+    Without a network, or with HF_HUB_OFFLINE=1, only the hub's cache is asked. What is neither a folder nor a hub id
+    comes back as a path, for the caller to say that there is nothing.
+
+    Raises:
+        RequestError: no such repository, revision or folder in it, no access, or offline and not in the cache.
+    """
+    path = Path(source).expanduser()
+    found = STORE_ID.fullmatch(str(source))
+    if path.exists() or found is None or looks_local(Path(found["repository"])):
+        return path
+    inside = "" if found["folder"] is None else f"{found['folder']}/"
+    root = snapshot(
+        found["repository"],
+        found["revision"],
+        allow=[f"{inside}*.json", f"{inside}*.safetensors"],
+        ignore=[f"{inside}*/*"],
+    )
+    folder = root / inside
+    if not (folder / MANIFEST_NAME).is_file():
+        known = sorted(item.parent.relative_to(root).as_posix() for item in root.glob(f"**/{MANIFEST_NAME}"))
+        hint = f"{found['repository']}:{known[0]}" if known else "the id of a repository made by `mats metadata export`"
+        raise RequestError(
+            f"{source}: no metadata store, there is no {inside}{MANIFEST_NAME} in it; {hint} would be right"
+        )
+    return folder
