@@ -7,7 +7,7 @@ computes activation gradients only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -138,10 +138,36 @@ class Collector:
             NonFiniteStatistic: A sum overflowed the accumulators' dtype.
             WorkFailed: A batch failed half way.
         """
+        return self._sums(with_waiting=True)
+
+    def partial(self) -> Sums:
+        """As `sums`, but rows that wait for more go on waiting, and stand beside the sums as `waiting/<key>`.
+
+        Saved and loaded again, they let a run go on to the bytes that it would have come to uninterrupted.
+
+        Raises:
+            NonFiniteStatistic: A sum overflowed the accumulators' dtype.
+            WorkFailed: A batch failed half way.
+        """
+        partial = self._sums(with_waiting=False)
+        for key, total in self._grams():
+            if (rows := total.waiting) is not None:
+                partial.tensors[f"waiting/{key}"] = rows.cpu()
+        return partial
+
+    def _grams(self) -> Iterator[tuple[str, GramSum]]:
+        """The accumulators of matrices, by the key of their sum."""
+        for name, total in self.inputs.items():
+            if isinstance(total, GramSum):
+                yield f"input_gram/{name}", total
+        for name, output in self.outputs.items():
+            yield f"output_gram/{name}", output
+
+    def _sums(self, *, with_waiting: bool) -> Sums:
         if self._failed:
             raise WorkFailed("these sums hold part of a batch that failed; start again with a new collector")
-        tensors = {f"input_gram/{name}": total.dense() for name, total in self.inputs.items()}
-        tensors |= {f"output_gram/{name}": total.dense() for name, total in self.outputs.items()}
+        tensors = {f"input_gram/{n}": total.dense() for n, total in self.inputs.items() if isinstance(total, CountSum)}
+        tensors |= {key: total.dense(with_waiting=with_waiting) for key, total in self._grams()}
         for name, total in self.per_example.items():
             if total.diagonal is not None:
                 tensors[f"diagonal/{name}"] = total.diagonal.cpu()
@@ -158,15 +184,12 @@ class Collector:
         )
 
     def load(self, sums: Sums) -> None:
-        """Continue from `sums`, which an earlier collector of the same plan and partition gave."""
+        """Continue from what `partial` or `sums` of an earlier collector of the same plan and partition gave."""
         for name, total in self.inputs.items():
-            tensor = sums.tensors[f"input_gram/{name}"]
             if isinstance(total, CountSum):
-                total.counts = tensor.clone().to(self.device).double()
-            else:
-                total.start_from(tensor, self.device)
-        for name, output in self.outputs.items():
-            output.start_from(sums.tensors[f"output_gram/{name}"], self.device)
+                total.counts = sums.tensors[f"input_gram/{name}"].clone().to(self.device).double()
+        for key, gram in self._grams():
+            gram.start_from(sums.tensors[key], self.device, sums.tensors.get(f"waiting/{key}"))
         for name, parameter in self.per_example.items():
             if parameter.diagonal is not None:
                 parameter.diagonal.copy_(sums.tensors[f"diagonal/{name}"])

@@ -62,7 +62,7 @@ class Rows:
         """
         self.values = values.detach()
         self.selection = Selection(mask) if isinstance(mask, Tensor) else mask
-        self.weights = weights
+        self.weights = None if weights is None else weights.to(values.device)
 
     def tokens(self) -> Tensor:
         """The (weighted) number of rows, a float64 scalar on the device."""
@@ -195,7 +195,7 @@ class GramSum:
             self._wait(waiting.to(device))
 
     def dense(self, *, with_waiting: bool = True) -> Tensor:
-        """The full symmetric matrix, on the CPU; `with_waiting=False` leaves out rows that wait, which go on waiting."""
+        """The full symmetric matrix, on the CPU; `with_waiting=False` leaves out rows that wait: they go on waiting."""
         if with_waiting:
             self._multiply_waiting()
         if self.matrix is None:

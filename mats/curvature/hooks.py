@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mats.curvature.gram import CountSum, GramSum, Rows
+from mats.curvature.gram import CountSum, GramSum, Rows, Selection
 from mats.curvature.losses import model_logits
 from mats.curvature.masks import Side, rows_mask
 from mats.curvature.passes import Pass, passes
@@ -38,6 +38,7 @@ class _Frame:
         weights: Weights of the term running backwards.
         kurtosis: That of the term running backwards.
         is_last_term: Whether what was kept for gradients can be let go.
+        selections: Which rows count, by side, shape and device of the activations.
         awaited: Where the forward pass may be cut short: the calls still to come of each layer that is measured.
     """
 
@@ -50,6 +51,7 @@ class _Frame:
     weights: Tensor | None = None
     kurtosis: float = 1.0
     is_last_term: bool = False
+    selections: dict[tuple[Side, tuple[int, ...], torch.device], Selection | None] = field(default_factory=dict)
     awaited: dict[str, int] = field(default_factory=dict)
 
     def mask(self, side: Side) -> Tensor | None:
@@ -162,10 +164,10 @@ class BatchHooks:
         frame.calls[hook.name] = call + 1
         self._check_calls(hook, call)
         is_measured = hook.layer is None or self._side(hook, call) is not None
-        mask = self._mask(hook, frame, call, inputs) if is_measured else None
+        chosen = self._selection(hook, frame, call, inputs) if is_measured else None
         if hook.site is not None and is_measured:
             with torch.no_grad():
-                self._measure_inputs(hook, frame, call, inputs, mask)
+                self._measure_inputs(hook, frame, call, inputs, chosen)
         if not self.needs_gradients:
             _count_down(frame, hook.name)
             return None
@@ -173,7 +175,7 @@ class BatchHooks:
         if hook.starts_graph and not output.requires_grad and output.is_floating_point():
             replaced = output = starting_graph(output)
         if hook.reads_gradient:
-            self._watch(hook, frame, inputs, output, mask, with_gram=is_measured)
+            self._watch(hook, frame, inputs, output, chosen, with_gram=is_measured)
         return replaced
 
     def _check_calls(self, hook: _ModuleHook, call: int) -> None:
@@ -191,16 +193,23 @@ class BatchHooks:
             raise WorkFailed(f"{hook.name}: call {call + 1} in one forward pass; the first batch had {len(sides)}")
         return sides[min(call, len(sides) - 1)]
 
-    def _mask(self, hook: _ModuleHook, frame: _Frame, call: int, inputs: Tensor) -> Tensor | None:
+    def _selection(self, hook: _ModuleHook, frame: _Frame, call: int, inputs: Tensor) -> Selection | None:
+        """Which rows of a layer's call count; None: all."""
         if hook.layer is None or hook.rule is None:
             return None
         side = self._side(hook, call)
         if side is None:
             return None
         leading = hook.rule.leading_shape(inputs)
-        return rows_mask(hook.name, leading, frame.run.batch.size, frame.mask(side), side)
+        key = side, leading, inputs.device
+        if key not in frame.selections:
+            mask = rows_mask(hook.name, leading, frame.run.batch.size, frame.mask(side), side)
+            frame.selections[key] = None if mask is None else Selection(mask.to(inputs.device))
+        return frame.selections[key]
 
-    def _measure_inputs(self, hook: _ModuleHook, frame: _Frame, call: int, inputs: Tensor, mask: Tensor | None) -> None:
+    def _measure_inputs(
+        self, hook: _ModuleHook, frame: _Frame, call: int, inputs: Tensor, chosen: Selection | None
+    ) -> None:
         """Add to the site's Gram where this layer owns the site; else check that the site is still shared."""
         assert hook.site is not None
         assert hook.rule is not None
@@ -215,13 +224,13 @@ class BatchHooks:
         rows = hook.rule.input_rows(inputs, frame.run.batch.size)
         routing, weights = hook.rule.routing(), frame.run.weights
         if routing is not None:
-            mask, weights = routing.mask(mask), routing.weights(weights)
+            chosen, weights = _routed(routing, chosen), routing.weights(weights)
         total = self.inputs[hook.site]
         if isinstance(total, CountSum):
             scale = hook.rule.scale if isinstance(hook.rule, EmbeddingRule) else 1.0
-            scalars = total.add(rows, mask, weights, scale)
+            scalars = total.add(rows, None if chosen is None else chosen.mask, weights, scale)
         else:
-            scalars = total.add(Rows(rows, mask, weights), scaled=False)
+            scalars = total.add(Rows(rows, chosen, weights), scaled=False)
         frame.measured.append((f"site:{hook.site}", scalars))
 
     def _watch(
@@ -230,14 +239,14 @@ class BatchHooks:
         frame: _Frame,
         inputs: Tensor,
         output: Tensor,
-        mask: Tensor | None,
+        chosen: Selection | None,
         *,
         with_gram: bool,
     ) -> None:
         """Ask for the gradients that the output Gram and the per-example statistics need."""
         if with_gram and hook.name in self.outputs:
             routing = None if hook.rule is None else hook.rule.routing()
-            output.register_hook(lambda delta: self._measure_outputs(hook, frame, delta, mask, routing))
+            output.register_hook(lambda delta: self._measure_outputs(hook, frame, delta, chosen, routing))
         if hook.tap is None or not hook.tapped:
             return
         for parameter in hook.tapped.values():
@@ -249,15 +258,15 @@ class BatchHooks:
     # -- backward ------------------------------------------------------------------------------------------------------
 
     def _measure_outputs(
-        self, hook: _ModuleHook, frame: _Frame, delta: Tensor, mask: Tensor | None, routing: Routing | None
+        self, hook: _ModuleHook, frame: _Frame, delta: Tensor, chosen: Selection | None, routing: Routing | None
     ) -> None:
         if frame is not self._frame or hook.rule is None:
             return
         rows = hook.rule.gradient_rows(delta.detach(), frame.run.batch.size)
         weights = frame.weights
         if routing is not None:
-            mask, weights = routing.mask(mask), routing.weights(weights)
-        scalars = self.outputs[hook.name].add(Rows(rows, mask, weights), scaled=True)
+            chosen, weights = _routed(routing, chosen), routing.weights(weights)
+        scalars = self.outputs[hook.name].add(Rows(rows, chosen, weights), scaled=True)
         if frame.kurtosis != 1.0:
             scalars = torch.stack([scalars[0], scalars[1] * frame.kurtosis])
         frame.measured.append((f"layer:{hook.name}", scalars))
@@ -340,9 +349,16 @@ class _ModuleHook:
         return self.owner.on_forward(self, first_argument(args, kwargs), output)
 
 
+def _routed(routing: Routing, chosen: Selection | None) -> Selection | None:
+    """Which of the routed rows count."""
+    mask = None if chosen is None else routing.mask(chosen.mask)
+    return None if mask is None else Selection(mask)
+
+
 def _check_value(tensor: Tensor) -> Tensor:
     """A scalar in the place of Σ‖x‖⁴ that is finite exactly when `tensor` is."""
-    total = tensor.detach().sum(dtype=torch.float64)
+    wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    total = tensor.detach().sum(-1, dtype=wide).sum(dtype=torch.float64)  # no copy of it all in float64
     return torch.stack([torch.zeros_like(total), total])
 
 

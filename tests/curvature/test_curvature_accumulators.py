@@ -28,7 +28,7 @@ def measured(home: Home, family: str, device: str, *, resumed: bool = False) -> 
     with Collector(model, plan, home=home) as collector:
         collector.add(make_batch(3))
         if resumed:
-            sums = collector.sums()
+            sums = collector.partial()
             collector = Collector(model, plan, home=home).__enter__()
             collector.load(sums)
         collector.add(make_batch(4, 3))
