@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mats.errors import OutputExists, WorkFailed
+from mats.errors import OutputExists
 from mats.files import explain_os_error
 
 VERSION = 1
@@ -101,8 +101,7 @@ class Journal:
     def _append(self, line: dict[str, Any]) -> None:
         data = (_ENCODER.encode(line) + "\n").encode()
         try:
-            written = os.write(self._descriptor, data)
+            while data:  # a device that is nearly full takes a part, and says why with the next
+                data = data[os.write(self._descriptor, data) :]
         except OSError as error:
             raise explain_os_error(error, self.path) from error
-        if written != len(data):
-            raise WorkFailed(f"{self.path}: only {written} of {len(data)} bytes could be written")

@@ -165,14 +165,19 @@ def _results(requests: Sequence[MergeRequest], *, one_pass: bool, as_json: bool)
 def carry_out(requests: Sequence[MergeRequest], *, one_pass: bool, as_json: bool) -> None:
     """Do the merges, in one pass over the models or one after another, and tell what came out."""
     from mats.cli.printing import print_json, print_lines, print_rich
+    from mats.engine.processes import launched
     from mats.reporting import summary, validate_report
 
     told = []
     for result in _results(requests, one_pass=one_pass, as_json=as_json):
+        if launched()[0] > 0:  # of several processes the first speaks
+            continue
         told.append(_summary(result))
         if not as_json:
             print_rich(summary(validate_report(result.report)))
             print_lines([str(result.path)])
+    if launched()[0] > 0:
+        return
     if as_json:
         print_json(told[0] if len(told) == 1 else {"merges": told})
     elif not told:

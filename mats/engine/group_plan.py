@@ -21,9 +21,10 @@ from mats.engine.plan_parts import Group, System
 from mats.engine.request import MergeRequest
 from mats.errors import OutOfSpace
 
-FULL_BATCH = {"cpu": 4e9, "cuda": 1e11}
+FULL_BATCH = {"cpu": 3e8, "cuda": 1e11}
 """Operations of one application of a batch from which on a larger one gains nothing: several are better, for one to be
-read while another is solved. On a CPU measured (benchmarks/merging/batches.py); on a GPU an estimate."""
+read while another is solved. On a CPU measured (benchmarks/merging/batches.py): 24 layers of width 384 together took
+15 % longer than 2 at a time, since they leave the cache; 8 of width 64 half as long as 1. On a GPU an estimate."""
 
 ITERATIONS = 40  # that a preconditioned solve takes, about (benchmarks/solver); only ratios of work matter
 DECOMPOSITION = 60  # operations for each n³ of an eigendecomposition in float64, in those of a product in float32
@@ -52,8 +53,10 @@ def plan_groups(systems: Sequence[System], request: MergeRequest, models: int) -
     """
     device = resolve_device(request.device)
     soft = min(request.memory_budget or DEFAULT_BUDGET, device_memory(device) * 3 // 4)
+    alike = _alike(systems)
+    _check_largest([members[0] for members in alike], request, models)
     groups = []
-    for members in _alike(systems):
+    for members in alike:
         needs = _needs(members[0], request, models)
         each = application_work(members[0], models)
         fitting = soft // needs.overlapped or soft // needs.solved
@@ -162,23 +165,44 @@ def _evenly(members: Sequence[System], size: int) -> list[tuple[System, ...]]:
     return [tuple(members[start:end]) for start, end in itertools.pairwise(bounds)]
 
 
+def _hard_limit(request: MergeRequest) -> int:
+    """Bytes that one layer may take: the budget, or all the memory there is."""
+    available = min(device_memory(resolve_device(request.device)), physical_memory())
+    return min(request.memory_budget or available, available)
+
+
+def _solved_bytes(system: System, models: int) -> tuple[int, int]:
+    """What a system takes while it is solved, with its factors in memory and with them on disk."""
+    factors, snapshots = _factors(system), len(system.settings.solver.snapshots)
+    return (
+        system_bytes(system.shape, models, factors, snapshots=snapshots),
+        mapped_system_bytes(system.shape, models, factors, snapshots=snapshots),
+    )
+
+
+def _check_largest(systems: Sequence[System], request: MergeRequest, models: int) -> None:
+    """Refuse what no way of solving fits, with the bytes that would do for every layer.
+
+    Raises:
+        OutOfSpace: the largest layer exceeds the budget, or the memory there is.
+    """
+    hard = _hard_limit(request)
+    least = {system.weight: min(_solved_bytes(system, models)) for system in systems}
+    largest = max(systems, key=lambda system: least[system.weight], default=None)
+    if largest is not None and least[largest.weight] > hard:
+        raise OutOfSpace(
+            f"{largest.weight} {list(largest.shape)} with {models} models needs {least[largest.weight]} bytes to be "
+            f"solved with its factors on disk ({_solved_bytes(largest, models)[0]} with all in memory), more than the "
+            f"{hard} bytes allowed; raise --memory-budget, or give it an elementwise method by a rule"
+        )
+
+
 def _needs(system: System, request: MergeRequest, models: int) -> Needs:
     """What one system takes, its factors in memory or, where they do not fit, on disk."""
-    available = min(device_memory(resolve_device(request.device)), physical_memory())
-    hard = min(request.memory_budget or available, available)
-    factors, snapshots = _factors(system), len(system.settings.solver.snapshots)
-    matrix = system.shape[0] * system.shape[1]
-    loaded, value = loaded_bytes(system.shape, models, factors), FLOAT * matrix * (1 + snapshots)
-    held = system_bytes(system.shape, models, factors, snapshots=snapshots)
-    if held <= hard:
-        return Needs(held, loaded, value, on_disk=False)
-    mapped = mapped_system_bytes(system.shape, models, factors, snapshots=snapshots)
-    if mapped > hard:
-        raise OutOfSpace(
-            f"{system.weight} {list(system.shape)} with {models} models needs {mapped} bytes to be solved with its "
-            f"factors on disk ({held} with all in memory), more than the {hard} bytes allowed; raise --memory-budget, "
-            "or give it an elementwise method by a rule"
-        )
+    held, mapped = _solved_bytes(system, models)
+    value = FLOAT * system.shape[0] * system.shape[1] * (1 + len(system.settings.solver.snapshots))
+    if held <= _hard_limit(request):
+        return Needs(held, loaded_bytes(system.shape, models, _factors(system)), value, on_disk=False)
     return Needs(mapped, loaded_bytes(system.shape, models, []), value, on_disk=True)
 
 

@@ -14,9 +14,11 @@ from mats.checkpoints import CheckpointWriter
 from mats.engine.asked import asked_paths
 from mats.engine.belonging import check_fingerprints
 from mats.engine.describing import build_report, build_run_info, describe_plan
+from mats.engine.devices import resolve_device
 from mats.engine.inputs import MergeInputs
-from mats.engine.merging import HOPELESS, MergeResult, open_writer, refuse_existing, write_companions
+from mats.engine.merging import HOPELESS, LONGEST_SHARE, MergeResult, open_writer, refuse_existing, write_companions
 from mats.engine.plan import MergePlan, Streamed, make_plan
+from mats.engine.processes import together
 from mats.engine.request import MergeRequest
 from mats.engine.streaming import ElementwisePool, base_tensor, finish, model_tensors
 from mats.engine.threads import one_thread
@@ -24,7 +26,7 @@ from mats.errors import RequestError
 from mats.methods.elementwise import ElementwiseMerge
 from mats.methods.settings import ElementwiseSettings
 from mats.methods.ties_merge import TiesMerge
-from mats.progress import Progress, Silent
+from mats.progress import Progress
 
 
 def merge_variants(requests: Sequence[MergeRequest], progress: Progress | None = None) -> list[MergeResult]:
@@ -32,17 +34,25 @@ def merge_variants(requests: Sequence[MergeRequest], progress: Progress | None =
 
     Each output has the bytes that `merge` gives for its request alone. TIES merges that differ in scale alone share
     their thresholds and votes too; other methods that look at whole models first (TIES at several densities) take that
-    look one after another. Beside one merge, memory holds one tensor of every model.
+    look one after another. Beside one merge, memory holds one tensor of every model. Of several processes the first
+    does it all.
 
     Raises:
         RequestError: no request, two of one output, requests that differ in anything else, or a method that does not
             work entry by entry or reads metadata.
         MatsError: as `merge`; outputs published before stay.
     """
-    progress, started = progress or Silent(), time.time()
     _check(requests)
     for request in requests:
         refuse_existing(request)
+    with together(resolve_device(requests[0].device), wait_seconds=LONGEST_SHARE) as processes:
+        shown = processes.progress(progress)
+        results: list[MergeResult] = processes.first_says(lambda: _merge_all(requests, shown))
+    return results
+
+
+def _merge_all(requests: Sequence[MergeRequest], progress: Progress) -> list[MergeResult]:
+    started = time.time()
     with ExitStack() as stack:
         inputs = stack.enter_context(MergeInputs(requests[0]))
         kept = KeptTensors(inputs)
