@@ -25,7 +25,8 @@ bench: $(STAMP)  ## the slow tests at full size, then every benchmark (writes be
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python benchmarks/executor.py time
 	$(BIN)/python benchmarks/executor.py memory
-	$(BIN)/python benchmarks/solver.py
+	$(BIN)/python benchmarks/solver hard
+	$(BIN)/python benchmarks/solver shapes
 
 format: $(STAMP)  ## format and repair what can be repaired
 	$(BIN)/ruff format .
