@@ -70,7 +70,7 @@ def build_report(
             "recipe": recipe_of(request),
             "dtype": request.dtype,
             "parameters": {"total": sum(plan.by_rule.values()), "by_rule": plan.by_rule},
-            "layers": [entries[info.name] for info in plan.tensors if info.name in entries],
+            "layers": [entry for info in plan.tensors for entry in _told_of(entries.get(info.name))],
             "missing": {model: list(names) for model, names in plan.missing.items() if names},
             "extra": {model: list(names) for model, names in plan.extra.items() if names},
             "tied": [list(group) for group in plan.tied],
@@ -201,3 +201,10 @@ def package_version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "unknown"
+
+
+def _told_of(note: Any) -> list[Any]:
+    """A tensor's entries: none, one, or of a tensor solved in parts one for each."""
+    if note is None:
+        return []
+    return note if isinstance(note, list) else [note]

@@ -1,8 +1,9 @@
 """Metadata files as the published MaTS code saves them, written as a store.
 
 They are pickled dictionaries name → float32 tensor, one file per statistic and model, and hold *means*: the diagonal
-and the block Fisher over examples, under names of parameters; both Grams over tokens, under names of modules. What a store needs besides (how many examples and tokens) they do not hold; the caller says it. A store keeps sums, so
-means are multiplied with these numbers; a method with `scaling: tokens`, as published, divides by them again.
+and the block Fisher over examples, under names of parameters; both Grams over tokens, under names of modules. What a
+store needs besides (how many examples and tokens) they do not hold; the caller says it. A store keeps sums, so means
+are multiplied with these numbers; a method with `scaling: tokens`, as published, divides by them again.
 """
 
 from __future__ import annotations

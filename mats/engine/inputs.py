@@ -27,6 +27,7 @@ from mats.engine.adapter_parts import adapted_parts
 from mats.engine.asked import AskedCheckpoints, asked_paths
 from mats.engine.devices import resolve_dtype
 from mats.engine.filled import completed
+from mats.engine.fused_parts import PartInfos, split_part
 from mats.engine.heads import Separated, separate, under_head
 from mats.engine.opened import open_input, whole_models
 from mats.engine.request import MergeRequest
@@ -62,6 +63,7 @@ class MergeInputs:
         self._exit = ExitStack()
         self._stores: dict[int, MetadataStore] = {}
         self._measured: dict[int, Checkpoint] = {}
+        self._last_read: tuple[tuple[int | None, str], Tensor] | None = None
         self._measured_aliases: dict[int, Mapping[str, str]] = {}
         try:
             self.opened = tuple(open_input(model.path, model.adapter, self._exit) for model in request.models)
@@ -191,7 +193,7 @@ class MergeInputs:
     @cached_property
     def infos(self) -> dict[str, TensorInfo]:
         """Every tensor of the output by name."""
-        return {info.name: info for info in self.tensors}
+        return PartInfos((info.name, info) for info in self.tensors)
 
     @property
     def leading(self) -> list[TensorInfo]:
@@ -219,6 +221,9 @@ class MergeInputs:
         return self._renamed(name, self._measured_aliases[index], measured)
 
     def _renamed(self, name: str, aliases: Mapping[str, str], model: Checkpoint) -> str:
+        whole, number = split_part(name)
+        if number is not None:
+            return f"{self._renamed(whole, aliases, model)}[{number}]"
         if name not in self.infos:
             back = {theirs: ours for ours, theirs in aliases.items()}
             groups = (*model.tied, *self._body.tied)
@@ -264,8 +269,19 @@ class MergeInputs:
         """
         if name in self.head:
             return self.vocabulary.models[index].read(name)
+        whole, number = split_part(name)
+        if number is not None:
+            return self._whole_last_read(index, whole)[number].clone()
         checkpoint, own = self._place(index, name)
         return checkpoint.read(own)
+
+    def _whole_last_read(self, index: int | None, name: str) -> Tensor:
+        """A tensor whose parts are read one after the other; None: the base's."""
+        if self._last_read is None or self._last_read[0] != (index, name):
+            self._last_read = None
+            tensor = self.read_base(name) if index is None else self.read(index, name)
+            self._last_read = ((index, name), tensor)
+        return self._last_read[1]
 
     def _place(self, index: int, name: str) -> tuple[Checkpoint, str]:
         """Where model `index`'s tensor for `name` of the output is read, and under which name."""
@@ -288,7 +304,7 @@ class MergeInputs:
 
         Then threads may read it at the same time.
         """
-        if name in self.head:
+        if name in self.head or split_part(name)[1] is not None:
             return False
         places = [self._place(index, name) for index in range(len(self.models)) if self.in_all_models(name)]
         places += [] if self.base is None else [(self.base, name)]
@@ -300,6 +316,9 @@ class MergeInputs:
         Raises:
             RequestError: there is no base.
         """
+        whole, number = split_part(name)
+        if number is not None:
+            return self._whole_last_read(None, whole)[number].clone()
         return self._needed_base(name).read(name)
 
     def _needed_base(self, name: str) -> Checkpoint:

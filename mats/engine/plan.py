@@ -12,6 +12,7 @@ from typing import cast
 
 from mats.checkpoints import TensorInfo
 from mats.engine.coverage import Cover, StoreIndex, cover
+from mats.engine.fused_parts import PartInfos, common_bias, covers_of_parts
 from mats.engine.group_plan import groups_peak, memory_notes, plan_groups
 from mats.engine.handing_over import held_bytes, most_held
 from mats.engine.heads import head_summary
@@ -155,20 +156,31 @@ def _decide(
 ) -> tuple[list[Streamed], list[System]]:
     shapes = inputs.infos
     covers: dict[str, Cover] = {}
+    parts: dict[str, dict[str, Cover]] = {}
     for name, method in chosen.items():
         if isinstance(method, QuadraticSettings) and is_mergeable(shapes[name].dtype) and inputs.in_all_models(name):
+            if (found_parts := covers_of_parts(shapes[name], method, stores)) is not None:
+                parts[name] = found_parts
+                continue
             covers[name] = cover(name, method, stores) if stores or "identity" in method.fallback else Cover("init")
     riding = {}
     for name, found in covers.items():
         if found.bias in covers and chosen[found.bias] == chosen[name]:
             riding[name] = found.bias
     ridden = set(riding.values())
+    part_biases = {name: common_bias(found) for name, found in parts.items()}
+    part_biases = {n: bias for n, bias in part_biases.items() if bias in covers and chosen[bias] == chosen[n]}
+    ridden |= {bias for bias in part_biases.values() if bias is not None}
     streamed: list[Streamed] = []
     systems: list[System] = []
     for name, method in chosen.items():
         if name in ridden:
             continue
-        if not is_mergeable(shapes[name].dtype):
+        if name in parts:
+            for part, found in parts[name].items():
+                bias = found.bias if name in part_biases else None
+                systems.append(_system(part, bias, shapes[part], found, cast(QuadraticSettings, method)))
+        elif not is_mergeable(shapes[name].dtype):
             streamed.append(Streamed(name, "not_floating", None))
         elif not inputs.in_all_models(name):
             streamed.append(Streamed(name, "base", None, "not in every model"))
@@ -220,12 +232,12 @@ def _streaming_bytes(streamed: Sequence[Streamed], inputs: MergeInputs) -> int:
 def _count_by_rule(
     tensors: Sequence[TensorInfo], streamed: Sequence[Streamed], systems: Sequence[System]
 ) -> dict[str, int]:
-    sizes = {info.name: info.numel for info in tensors}
+    sizes = PartInfos((info.name, info) for info in tensors)
     counts: dict[str, int] = {}
     for part in streamed:
-        counts[part.rule] = counts.get(part.rule, 0) + sizes[part.name]
+        counts[part.rule] = counts.get(part.rule, 0) + sizes[part.name].numel
     for system in systems:
-        counts[system.rule] = counts.get(system.rule, 0) + sum(sizes[name] for name in system.names)
+        counts[system.rule] = counts.get(system.rule, 0) + sum(sizes[name].numel for name in system.names)
     return dict(sorted(counts.items()))
 
 

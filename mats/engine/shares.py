@@ -16,6 +16,7 @@ import torch
 
 from mats.checkpoints import CheckpointWriter
 from mats.engine.devices import resolve_device
+from mats.engine.fused_parts import split_part
 from mats.engine.group_plan import in_order
 from mats.engine.inputs import MergeInputs
 from mats.engine.plan_parts import Group, Streamed
@@ -43,7 +44,11 @@ def share_of(inputs: MergeInputs, streamed: Sequence[Streamed], groups: Sequence
     """
     if processes.count == 1:
         return Share(tuple(streamed), tuple(groups))
-    pieces: list[tuple[float, tuple[Streamed, ...], tuple[Group, ...]]] = [(g.work, (), (g,)) for g in groups]
+    # Parts of one tensor are put together in the memory of one process.
+    fused = tuple(group for group in groups if any(split_part(name)[1] is not None for name in group.names))
+    pieces: list[tuple[float, tuple[Streamed, ...], tuple[Group, ...]]]
+    pieces = [(group.work, (), (group,)) for group in groups if group not in fused]
+    pieces += [(sum(group.work for group in fused), (), fused)] if fused else []
     together: dict[ElementwiseSettings, list[Streamed]] = {}
     for part in streamed:
         if part.settings is not None and restarts(inputs, part.settings):

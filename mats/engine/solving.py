@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mats.checkpoints import CheckpointWriter
 from mats.engine.fitting import Solved, solve_fitting
+from mats.engine.fused_parts import Assembly, split_part, whole_name
 from mats.engine.group_plan import overlapped
 from mats.engine.groups_ahead import GroupsAhead
 from mats.engine.inputs import MergeInputs
@@ -56,7 +57,7 @@ def solve_groups(
         solver: solves; of the form of `solve_quadratic`.
     """
     processes = processes or Processes()
-    finished = [all(name in writer.done for name in g.names) and snapshots.hold(g.names) for g in groups]
+    finished = [_is_done(group, writer, snapshots) for group in groups]
     todo = overlapped([group for group, is_done in zip(groups, finished, strict=True) if not is_done], inputs.request)
     loader.prepare(todo)
     done = _Percent(progress, f"solving {sum(len(group.systems) for group in groups)} layers (percent)", groups)
@@ -67,6 +68,7 @@ def solve_groups(
         return solver(problem.quadratic, problem.targets, problem.start, settings)
 
     limit = max((group.value_bytes for group in todo), default=0)
+    assembly = Assembly()
     with WriteBehind(limit) as behind, GroupsAhead(todo, loader, partial(_shareable, inputs)) as ahead:
         for turn, group in enumerate(todo):
             processes.check()
@@ -74,10 +76,15 @@ def solve_groups(
                 behind.finish()
             beside = group.overlaps and type(writer) is CheckpointWriter and _shareable(inputs, group)
             for solved in solve_fitting(group, _first_from(ahead, turn, loader), solve, loader.device):
-                write = partial(_write_solved, inputs, group, _on_host(solved), writer, snapshots)
+                write = partial(_write_solved, inputs, assembly, group, _on_host(solved), writer, snapshots)
                 behind.submit(solved.group.value_bytes, write, shareable=beside)
                 del solved, write
             done.add([group])
+
+
+def _is_done(group: Group, writer: CheckpointWriter, snapshots: Snapshots) -> bool:
+    names = tuple(dict.fromkeys(whole_name(name) for name in group.names))
+    return all(name in writer.done for name in names) and snapshots.hold(names)
 
 
 def _first_from(ahead: GroupsAhead, turn: int, loader: GroupLoader) -> Callable[[Group, torch.device], GroupProblem]:
@@ -125,22 +132,28 @@ def _on_host(solved: Solved) -> Solved:
 
 
 def _write_solved(
-    inputs: MergeInputs, planned: Group, solved: Solved, writer: CheckpointWriter, snapshots: Snapshots
+    inputs: MergeInputs,
+    assembly: Assembly,
+    planned: Group,
+    solved: Solved,
+    writer: CheckpointWriter,
+    snapshots: Snapshots,
 ) -> None:
     """Write what was solved, to the output and to every snapshot; tell where memory did not allow what was planned."""
     solution, group = solved.solution, solved.group
     told: dict[str, Any] = {}
     if solved.made_do:
         told["made_do"] = {**solved.made_do, "planned": len(planned.systems)}
-    _write_group(inputs, group, solution.value, solution.certificates, writer, told)
+    _write_group(inputs, assembly, group, solution.value, solution.certificates, writer, told)
     for iteration in snapshots.iterations:
         value = solution.snapshots.get(iteration, solution.value)  # a closed form has no iterates
         certificates = solution.snapshot_certificates.get(iteration, solution.certificates)
-        _write_group(inputs, group, value, certificates, snapshots.writer(iteration), told)
+        _write_group(inputs, assembly, group, value, certificates, snapshots.writer(iteration), told)
 
 
 def _write_group(
     inputs: MergeInputs,
+    assembly: Assembly,
     group: Group,
     value: Tensor,
     certificates: Sequence[Certificate],
@@ -148,7 +161,6 @@ def _write_group(
     told: Mapping[str, Any],
 ) -> None:
     """Write the systems of a group, [L, out, in], in the form in which they are stored."""
-    shapes = {info.name: info.shape for info in inputs.tensors}
     names = [model.name for model in inputs.request.models]
     for system, matrix, certificate in zip(group.systems, value, certificates, strict=True):
         if not bool(torch.isfinite(matrix).all()):
@@ -156,13 +168,31 @@ def _write_group(
                 f"{system.weight}: the solve gave a value that is not finite ({certificate.stop_reason.value}); "
                 "raise the damping or the anchor, or use precision float64"
             )
-        weight, bias = from_canonical(matrix, shapes[system.weight], system.layout, bias=system.bias is not None)
+        weight, bias = from_canonical(
+            matrix, inputs.infos[system.weight].shape, system.layout, bias=system.bias is not None
+        )
         merged = [(system.weight, weight)]
         if system.bias is not None and bias is not None:
-            merged.append((system.bias, bias.reshape(shapes[system.bias])))
+            merged.append((system.bias, bias.reshape(inputs.infos[system.bias].shape)))
         entry = certificate_entry(system, certificate, names) | {"rounding_loss": rounding_loss(inputs, merged), **told}
         for name, tensor in merged:
-            put(inputs, writer, name, tensor, note=entry if name == system.weight else None)
+            _put(inputs, assembly, writer, name, tensor, entry if name == system.weight else None)
+
+
+def _put(
+    inputs: MergeInputs,
+    assembly: Assembly,
+    writer: CheckpointWriter,
+    name: str,
+    tensor: Tensor,
+    entry: dict[str, Any] | None,
+) -> None:
+    """Write a tensor, or keep what is a part of one until it is whole."""
+    whole, number = split_part(name)
+    if number is None:
+        put(inputs, writer, name, tensor, note=entry)
+    elif (complete := assembly.add(writer, inputs.infos[whole], number, tensor, entry)) is not None:
+        put(inputs, writer, whole, complete[0], note=complete[1] or None)
 
 
 def solver_settings(system: System) -> SolverSettings:

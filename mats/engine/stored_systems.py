@@ -73,10 +73,9 @@ def load_systems(request: MergeRequest, patterns: Sequence[str], progress: Progr
         pool = ElementwisePool(inputs, plan, progress, None if scales is None else scales.for_plan(plan))
         stores = store_indexes(inputs) if inputs.opened_stores else []
         loader = GroupLoader(inputs, stores, pool.for_start, resolve_device(request.device))
-        shapes = {info.name: info.shape for info in inputs.tensors}
         groups = []
         for group in chosen:
-            wanted = {name: shapes[name] for name in group.names}
+            wanted = {name: inputs.infos[name].shape for name in group.names}
             groups.append(StoredGroup(group.systems, loader.load(group), solver_settings(group.systems[0]), wanted))
         return groups
 

@@ -232,7 +232,9 @@ def _entry(inputs: MergeInputs, part: Streamed, merged: Tensor) -> Entry:
     return entry
 
 
-def put(inputs: MergeInputs, writer: CheckpointWriter, name: str, tensor: Tensor, *, note: Entry | None) -> None:
+def put(
+    inputs: MergeInputs, writer: CheckpointWriter, name: str, tensor: Tensor, *, note: Entry | list[Entry] | None
+) -> None:
     """Write a tensor (again, if it was written) under all its tied names.
 
     The report entry goes with the name written last: when that is there, all of it is.
