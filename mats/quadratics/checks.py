@@ -13,6 +13,7 @@ from mats.errors import MatsError, NonFiniteStatistic, RequestError, ShapeMismat
 ASYMMETRY_LIMIT = (
     1e-3  # |X − Xᵀ| against the largest entry; sums by GEMM stay near 1e-6, half-precision storage near 4e-4
 )
+INDEFINITE_LIMIT = 1e-3  # −(smallest) ÷ largest eigenvalue; rounding of float32 sums stays near 1e-7
 NEGATIVE_LIMIT = 1e-5  # −(a diagonal entry) against the largest one; rounding of a sum of squares stays far below
 
 
@@ -117,7 +118,7 @@ def check_nonnegative(name: str, values: Tensor) -> None:
 
 
 def check_gram(name: str, gram: Tensor) -> None:
-    """A matrix [n, n] is finite, symmetric, and has no negative diagonal entry, beyond rounding.
+    """A matrix [n, n] is finite, symmetric and positive semi-definite, beyond rounding.
 
     Raises:
         NonFiniteStatistic, RequestError: naming the first entry at fault.
@@ -131,4 +132,23 @@ def check_gram(name: str, gram: Tensor) -> None:
         raise RequestError(
             f"{name}: entry ({row}, {column}) is {float(gram[row, column]):.6g}, its mirror image "
             f"{float(gram[column, row]):.6g}; a Gram matrix is symmetric"
+        )
+    _check_semidefinite(name, gram)
+
+
+def _check_semidefinite(name: str, gram: Tensor) -> None:
+    """No plainly negative eigenvalue. A Cholesky factorisation says so cheaply; only where it fails are they computed."""
+    wide = gram if gram.dtype in (torch.float32, torch.float64) else gram.to(torch.float32)
+    largest = float(wide.diagonal().amax())
+    if largest <= 0:
+        largest = float(wide.abs().amax()) or 1.0
+    held = wide / largest
+    held.diagonal().add_(INDEFINITE_LIMIT)
+    if not bool(torch.linalg.cholesky_ex(held)[1]):
+        return
+    values = torch.linalg.eigvalsh((wide.to(torch.float64) + wide.mT.to(torch.float64)) / 2)
+    if float(values[0]) < -INDEFINITE_LIMIT * float(values.abs().amax()):
+        raise RequestError(
+            f"{name}: it has the eigenvalue {float(values[0]):.6g} beside {float(values[-1]):.6g}; a Gram matrix is "
+            "positive semi-definite"
         )

@@ -111,6 +111,19 @@ class DampedQuadratic(Quadratic):
         )
         return left[:, :, None] + right[:, None, :]
 
+    def as_kronecker(self) -> KroneckerQuadratic | None:
+        """Σ λ_i (G_i + s ḡ_i I) ⊗ (A_i + s ā_i I), the same sum as one K-FAC quadratic, copied; None if not at hand."""
+        if not isinstance(self.undamped, KroneckerQuadratic):
+            return None
+        sides = []
+        for stack in (self.undamped.left, self.undamped.right):
+            assert stack is not None
+            copy = stack.clone()
+            diagonal = copy.diagonal(dim1=2, dim2=3) if copy.dim() == 4 else copy
+            diagonal.add_((self.strength * mean_diagonals(stack)).to(copy.dtype)[:, :, None])
+            sides.append(copy)
+        return KroneckerQuadratic(sides[0], sides[1], self.undamped.weights, shape=self.shape)
+
     def select(self, index: Index) -> DampedQuadratic:
         """On some of the systems."""
         parts = self._left_part[index], self._right_part[index]

@@ -67,6 +67,7 @@ class KroneckerQuadratic(Quadratic):
         self._left = None if left is None else left_rows(left)
         self._right = None if right is None else right_rows(right)
         self._folded: Tensor | None = None
+        self._columns: dict[int, Tensor | None] = {}
         self._scale = None
         if len(set(self.weights)) > 1:
             self._scale = torch.tensor(self.weights, dtype=present.dtype, device=present.device)[:, None]
@@ -110,11 +111,25 @@ class KroneckerQuadratic(Quadratic):
     def apply_model(self, model: int, X: Tensor) -> Tensor:
         """G_i X A_i, the factors of that one model widened to the dtype of X."""
         left, right = self.left, self.right
+        if left is not None and right is not None and (seen := self._seen(model)) is not None:
+            product = torch.zeros_like(X)
+            part = left_product(left[model].to(X.dtype), X[:, :, seen])
+            product[:, :, seen] = right_product(part, right[model][:, seen].to(X.dtype))
+            return product
         if left is not None:
             X = left_product(left[model].to(X.dtype), X)
         if right is not None:
             X = right_product(X, right[model].to(X.dtype))
         return X
+
+    def _seen(self, model: int) -> Tensor | None:
+        """The columns that a model saw, where A_i is a diagonal with mostly zeros (token counts); else None."""
+        if self._right is None or self._right.dim() != 3:
+            return None
+        if model not in self._columns:
+            seen = self._right[:, model].any(dim=0).nonzero().flatten()
+            self._columns[model] = seen if 2 * len(seen) <= self.shape[2] else None
+        return self._columns[model]
 
     def apply(self, X: Tensor) -> Tensor:
         """Σ_i λ_i G_i X A_i in two products (one, where a factor is absent; none, where the rest is diagonal)."""

@@ -18,8 +18,7 @@ from torch import Tensor
 from mats.errors import RequestError
 from mats.quadratics import DampedQuadratic, Quadratic
 from mats.quadratics.base import Index
-
-INDEFINITE_LIMIT = 1e-3  # −(smallest) ÷ largest eigenvalue of a sum; rounding of float32 sums stays near 1e-7
+from mats.quadratics.checks import INDEFINITE_LIMIT
 
 CUTOFFS = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 """Eigenvalues below this share of the largest are zero, by the statistics' dtype: about 10 times their rounding."""

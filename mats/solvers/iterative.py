@@ -134,6 +134,8 @@ class PieceSolver:
     def _cycles(self, outcome: Outcome) -> Iterator[Arithmetic]:
         """The arithmetic of each cycle in turn: narrow while that pays, then wide."""
         narrow = {"tf32_refined": TF32, "bfloat16_refined": BFLOAT16}.get(self.settings.precision)
+        if self.basis is None and self.settings.anchor == self.settings.damping == 0:
+            narrow = None  # what keeps plain CG at the start where no model sees is its products' exactness alone
         for _ in range(0 if narrow is None else NARROW_CYCLES):
             assert narrow is not None
             before = outcome.residual_norm.clone()

@@ -13,6 +13,7 @@ it in Δ is projected out, and the result is the solution nearest to the start.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from mats.solvers.outcome import Outcome, closed_form_outcome
 from mats.solvers.problem import Problem
 
 
-def is_pair(quadratic: Quadratic) -> bool:
+def is_pair(quadratic: Quadratic | None) -> TypeGuard[KroneckerQuadratic]:
     """Whether a quadratic is a K-FAC one of two models, with dense factors on both sides."""
     if not isinstance(quadratic, KroneckerQuadratic) or quadratic.models != 2:
         return False
@@ -30,15 +31,14 @@ def is_pair(quadratic: Quadratic) -> bool:
     return left is not None and right is not None and left.dim() == right.dim() == 4
 
 
-def solve_pair(problem: Problem, cutoff: float) -> Outcome:
+def solve_pair(problem: Problem, quadratic: KroneckerQuadratic, cutoff: float) -> Outcome:
     """The solution nearest to x0 of G_1 Δ A_1 λ_1 + G_2 Δ A_2 λ_2 = B, system by system.
 
     Args:
-        problem: with a quadratic for which `is_pair` holds.
+        problem: the systems.
+        quadratic: its Σ λ C (damping included) as two models, for which `is_pair` holds.
         cutoff: eigenvalues of G_1 + G_2, and θ or 1 − θ, below this share of the largest count as zero.
     """
-    quadratic = problem.quadratic
-    assert isinstance(quadratic, KroneckerQuadratic)
     left, right = quadratic.left, quadratic.right
     assert left is not None
     assert right is not None

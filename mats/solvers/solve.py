@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,11 +14,13 @@ from mats.quadratics.checks import check_finite, check_targets
 from mats.solvers.basis import CUTOFFS, JointBasis, joint_basis
 from mats.solvers.certify import certify, histories_of
 from mats.solvers.closed_form import dense_basis, solve_in_basis
+from mats.solvers.columns import solve_columns
 from mats.solvers.iterative import IterativeSolver, snapshot_outcome
 from mats.solvers.outcome import Outcome
 from mats.solvers.pair import is_pair, solve_pair
 from mats.solvers.problem import Problem, make_problem
 from mats.solvers.radius import solve_within_radius
+from mats.solvers.reduction import reduced
 from mats.solvers.settings import SolverSettings
 from mats.solvers.solution import Certificate, Solution
 
@@ -47,28 +50,28 @@ def solve_quadratic(
         RequestError: impossible curvatures, or no closed form where `direct` was asked for.
     """
     settings = settings or SolverSettings()
-    _check_inputs(quadratic, targets, start, settings)
-    problem, anchor = _make_problem(quadratic, list(targets), start, settings)
+    check_inputs(quadratic, targets, start, settings)
+    problem, anchor = damped_problem(quadratic, list(targets), start, settings)
     check_finite("right-hand side Σ λ C (W − x0), in float64", problem.rhs)
     cutoff = CUTOFFS.get(quadratic.dtype, 1e-6) if settings.cutoff is None else settings.cutoff
     shift = torch.full_like(problem.scale, anchor)
-    outcome, basis = _solve(problem, settings, shift, cutoff)
-    return _solution(problem, quadratic.models, outcome, basis, settings, cutoff)
+    outcome, basis = solve_problem(problem, settings, shift, cutoff)
+    return certified_solution(problem, quadratic.models, outcome, basis, settings, cutoff)
 
 
-def _make_problem(
+def damped_problem(
     quadratic: Quadratic, targets: list[Tensor], start: Tensor, settings: SolverSettings
 ) -> tuple[Problem, float]:
     """The problem with its damping built in, and the anchor. Damping is one more model, whose target is the start."""
     if settings.damping == 0:
         return make_problem(quadratic, targets, start, settings.reference), settings.anchor
-    damped = _damped(quadratic, settings.damping)
+    damped = factored_damping(quadratic, settings.damping)
     if damped is not None:
         return make_problem(damped, [*targets, start], start, settings.reference), settings.anchor
     return make_problem(quadratic, targets, start, settings.reference), settings.anchor + settings.damping
 
 
-def _damped(quadratic: Quadratic, strength: float) -> DampedQuadratic | None:
+def factored_damping(quadratic: Quadratic, strength: float) -> DampedQuadratic | None:
     """Factored damping, where both factors are there."""
     if isinstance(quadratic, PerModelQuadratic):
         return quadratic.damped(strength)
@@ -77,7 +80,7 @@ def _damped(quadratic: Quadratic, strength: float) -> DampedQuadratic | None:
     return None
 
 
-def _check_inputs(
+def check_inputs(
     quadratic: Quadratic, targets: Sequence[Tensor] | Tensor, start: Tensor, settings: SolverSettings
 ) -> None:
     """Shapes always; numbers where the settings say so."""
@@ -91,10 +94,27 @@ def _check_inputs(
         quadratic.check_values()
 
 
-def _solve(
-    problem: Problem, settings: SolverSettings, shift: Tensor, cutoff: float
+@dataclass
+class Memory:
+    """What one solve leaves for the next one of the same systems, with another anchor.
+
+    Attributes:
+        basis: the joint eigenbasis.
+        solver: the iterative solver, with the factors it has rotated.
+        correction: the last Δ.
+        keep: there will be a next one: hold on to the rotated factors.
+    """
+
+    basis: JointBasis | None = None
+    solver: IterativeSolver | None = None
+    correction: Tensor | None = None
+    keep: bool = False
+
+
+def solve_problem(
+    problem: Problem, settings: SolverSettings, shift: Tensor, cutoff: float, memory: Memory | None = None
 ) -> tuple[Outcome, JointBasis | None]:
-    """The outcome, and the joint eigenbasis if one was needed."""
+    """The outcome, and the joint eigenbasis if one was needed; what is worth it goes into the memory, where given."""
     if settings.name in ("direct", "auto") and not settings.snapshots:
         solved = _closed_form(problem, settings, shift, cutoff)
         if solved is not None:
@@ -104,14 +124,16 @@ def _solve(
                 f"solver direct has no closed form for {problem.quadratic.models} models of shape "
                 f"{problem.quadratic.shape[1:]} with anchor {settings.anchor}, radius {settings.radius}; use pcg"
             )
-    basis = None
-    if settings.name != "cg":
-        state = torch.float64 if settings.precision == "float64" else torch.float32
-        basis = joint_basis(problem.quadratic, problem.scale).to(state)
-    solver = IterativeSolver(problem, settings, basis, cutoff)
+    memory = memory or Memory()
+    if memory.solver is None:
+        if settings.name != "cg":
+            state = torch.float64 if settings.precision == "float64" else torch.float32
+            memory.basis = joint_basis(problem.quadratic, problem.scale).to(state)
+        keep = memory.keep or settings.radius is not None
+        memory.solver = IterativeSolver(problem, settings, memory.basis, cutoff, keep)
     if settings.radius is None:
-        return solver.solve(shift), basis
-    return solve_within_radius(problem, solver.solve, shift, settings.radius), basis
+        return memory.solver.solve(shift, memory.correction), memory.basis
+    return solve_within_radius(problem, memory.solver.solve, shift, settings.radius), memory.basis
 
 
 def _closed_form(
@@ -120,11 +142,18 @@ def _closed_form(
     """The closed form of this problem, if it has one."""
     quadratic = problem.quadratic
     unknowns = quadratic.shape[1] * quadratic.shape[2]
-    if quadratic.sides.exact:
-        basis = joint_basis(quadratic, problem.scale)
-        return solve_in_basis(problem, basis, shift, settings.radius, cutoff), basis
-    if is_pair(quadratic) and settings.anchor == 0 and settings.radius is None:
-        return solve_pair(problem, cutoff), None
+    operator = reduced(quadratic)
+    if operator.sides.exact:
+        basis = joint_basis(operator, problem.scale)
+        # A basis of fewer models would serve certificates, whose bounds are about all of them, badly.
+        known = basis if operator is quadratic else None
+        return solve_in_basis(problem, basis, shift, settings.radius, cutoff), known
+    if settings.radius is None and not bool((shift > 0).any()):
+        pair = _damped_pair(operator) if isinstance(operator, DampedQuadratic) else operator
+        if is_pair(pair):
+            return solve_pair(problem, pair, cutoff), None
+    if settings.radius is None and (by_columns := solve_columns(problem, shift)) is not None:
+        return by_columns, None
     limit = settings.dense_limit if settings.name == "direct" else min(AUTO_DENSE_LIMIT, settings.dense_limit)
     if unknowns <= limit:
         basis = dense_basis(quadratic, problem.scale)
@@ -132,7 +161,7 @@ def _closed_form(
     return None
 
 
-def _solution(
+def certified_solution(
     problem: Problem,
     models: int,
     outcome: Outcome,
@@ -158,3 +187,8 @@ def _solution(
         {key: certified(reached) for key, reached in at.items()},
         histories_of(outcome) if settings.history else (),
     )
+
+
+def _damped_pair(operator: DampedQuadratic) -> KroneckerQuadratic | None:
+    """Two models with their damping in their factors; None for other numbers of models, which are not copied."""
+    return operator.as_kronecker() if is_pair(operator.undamped) else None

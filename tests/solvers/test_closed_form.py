@@ -156,7 +156,7 @@ def big_pair(anchor: float) -> Solution:
 
 
 def test_direct_is_refused_where_there_is_no_closed_form() -> None:
-    grams = torch.eye(40).expand(3, 1, 40, 40)
-    targets = torch.randn(3, 1, 40, 40)
+    rows = torch.randn(3, 1, 80, 40)
+    grams, targets = rows.mT @ rows, torch.randn(3, 1, 40, 40)
     with pytest.raises(RequestError, match=r"solver direct has no closed form for 3 models of shape \(40, 40\)"):
         solve_quadratic(KroneckerQuadratic(grams, grams), targets, targets[0], SolverSettings(name="direct"))
