@@ -3,7 +3,7 @@
     python benchmarks/compression.py --data FOLDER [--home exp_out/quality/first] [--examples 200] [--quick]
 
 On the six MiniLM models of the quality benchmark (seed 0) and the encoder layers `--layers` (the others keep the
-start): each store is compressed, the models are merged
+average): each store is compressed, the models are merged
 from the copies with the settings of the exact merge, and the results compared. `change` is ‖W' − W‖ ÷ ‖W − x0‖ over
 all solved tensors, W the merge of the exact stores and x0 the start of its solve. JSON: benchmarks/results.
 """
@@ -47,19 +47,20 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=Path("exp_out/compression"))
     parser.add_argument("--examples", type=int, default=200, help="tuning examples of each task")
     parser.add_argument("--layers", type=int, nargs="+", default=[1, 4], help="encoder layers that are solved")
-    parser.add_argument("--quick", action="store_true", help="one format of one method, to see that it runs")
+    parser.add_argument("--methods", nargs="+", help=f"of {', '.join(METHODS)}; default: all")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/compression.json"))
+    parser.add_argument("--quick", action="store_true", help="one format of each method, to see that it runs")
     chosen = parser.parse_args()
     merges = EncoderMerges(chosen.home, chosen.data, chosen.scratch, 0, chosen.examples)
     rows: list[dict[str, Any]] = []
     for method, (overrides, start, formats, measured) in METHODS.items():
+        if chosen.methods and method not in chosen.methods:
+            continue
         stores = merges.part_of(merges.stores(measured), chosen.layers)
-        rows += one_method(merges, method, overrides, start, formats[:1] if chosen.quick else formats, stores)
-        if chosen.quick:
-            break
-    if not chosen.quick:
+        outside = (*overrides, "merge.outside=average")  # all else is merged fast, and alike
+        rows += one_method(merges, method, outside, start, formats[:1] if chosen.quick else formats, stores)
         what = {"examples": chosen.examples, "split": "tuning", "layers": chosen.layers}
-        result = {"machine": merges.machine(), **what, "rows": rows}
-        write_json_atomically(Path("benchmarks/results/compression.json"), result)
+        write_json_atomically(chosen.results, {"machine": merges.machine(), **what, "rows": rows})
     shutil.rmtree(chosen.scratch, ignore_errors=True)
 
 
@@ -73,7 +74,7 @@ def one_method(
 ) -> list[dict[str, Any]]:
     """The exact merge, and one for each format."""
     exact = merges.merge("exact", overrides, stores)
-    before = merges.merge("start", (f"merge.method={start}",))
+    before = merges.merge("start", started(overrides, start), stores)
     names = solved_names(json.loads((exact / "report.json").read_text(encoding="utf-8")))
     share, scores = merges.share(exact)
     size = sum(sum(record.bytes for record in open_store(folder).manifest.files.values()) for folder in stores.values())
@@ -108,6 +109,11 @@ def one_method(
             flush=True,
         )
     return rows
+
+
+def started(overrides: tuple[str, ...], start: str) -> tuple[str, ...]:
+    """A merge whose solve is pulled to its start so hard that it stays there: x0 in the very layers that are solved."""
+    return (*overrides, f"merge.init={start}", "merge.anchor=1e9")
 
 
 if __name__ == "__main__":

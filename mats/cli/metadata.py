@@ -9,6 +9,9 @@ import typer
 
 from mats.cli.arguments import JsonOption, OverwriteOption
 from mats.cli.metadata_compress import compress
+from mats.cli.metadata_export import export
+from mats.cli.metadata_import import import_
+from mats.cli.metadata_proxy import from_optimizer, proxy
 
 
 def register(app: typer.Typer) -> None:
@@ -22,6 +25,10 @@ def register(app: typer.Typer) -> None:
     group.command("add")(add)
     group.command("verify")(verify)
     group.command("compress", short_help="Write a smaller copy of a store.")(compress)
+    group.command("proxy", short_help="Make a store from the change of weights alone.")(proxy)
+    group.command("from-optimizer", short_help="Make a store of Adam's second moments.")(from_optimizer)
+    group.command("export", short_help="Make a folder of a store for the hub.")(export)
+    group.command("import", short_help="Write metadata files of the published MaTS code as a store.")(import_)
     app.add_typer(group)
 
 
