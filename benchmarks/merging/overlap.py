@@ -3,8 +3,9 @@
     python benchmarks/merging/overlap.py RECIPE                # disks: as it is, and one that gives 100 MB/s
     python benchmarks/merging/overlap.py RECIPE --rate 50e6 --rounds 5 merge.solver.max_iterations=20
 
-How it measures. The recipe's groups of layers are solved and written as `mats merge` does it, in two ways that take
-turns in one process: one thing after another, and overlapped. The slow disk is the real one whose every read of a
+How it measures. The recipe's groups of layers are solved and written as `mats merge` does it, in three ways that take
+turns in one process: all layers of a shape in one batch and one thing after another, batches of the planned size one
+after another, and these overlapped. The slow disk is the real one whose every read of a
 tensor also sleeps as long as that many bytes take at `--rate`. Medians over `--rounds`; beside the time on the wall
 stands that of the processor, which a busy machine does not inflate, and which overlapping must not raise. What is
 merged without a solve is left out. Results go to benchmarks/results/merging-overlap.json with the environment.
@@ -20,8 +21,8 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mats.checkpoints import Checkpoint
-from mats.engine import merging, solving
+from mats.engine import Group, MergeRequest, group_plan, merging, solving
 from mats.engine.inputs import MergeInputs
 from mats.engine.loading import GroupLoader
 from mats.engine.plan import make_plan, store_indexes
@@ -77,12 +78,19 @@ def slow_disk(rate: float | None) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def one_after_another() -> Iterator[None]:
+def alone(groups: Sequence[Group], request: MergeRequest) -> list[Group]:
     """Nothing is read or written beside a solve."""
-    as_planned = solving.overlapped
-    alone = lambda groups, request: [replace(g, overlaps=False) for g in as_planned(groups, request)]  # noqa: E731
-    with replaced(solving, "overlapped", alone):
+    return [replace(group, overlaps=False) for group in group_plan.overlapped(groups, request)]
+
+
+@contextmanager
+def in_the_way(name: str) -> Iterator[None]:
+    """Groups planned and solved in one of the three ways."""
+    with ExitStack() as changed:
+        if name != "overlapped":
+            changed.enter_context(replaced(solving, "overlapped", alone))
+        if name == "one batch":
+            changed.enter_context(replaced(group_plan, "FULL_BATCH", {"cpu": 1e18}))
         yield
 
 
@@ -101,16 +109,12 @@ def solve(inputs: MergeInputs, folder: Path) -> tuple[float, float]:
 
 def measure(request: Any, rate: float | None, rounds: int) -> dict[str, list[tuple[float, float]]]:
     """Way → (wall, processor) of each round."""
-    found: dict[str, list[tuple[float, float]]] = {"one after another": [], "overlapped": []}
+    found: dict[str, list[tuple[float, float]]] = {"one batch": [], "one after another": [], "overlapped": []}
     for _ in range(rounds):
         for way, times in found.items():
             folder = Path(tempfile.mkdtemp(prefix="overlap-"))
-            with MergeInputs(replace(request, output=folder / "out")) as inputs, slow_disk(rate):
-                if way == "overlapped":
-                    times.append(solve(inputs, folder))
-                else:
-                    with one_after_another():
-                        times.append(solve(inputs, folder))
+            with MergeInputs(replace(request, output=folder / "out")) as inputs, slow_disk(rate), in_the_way(way):
+                times.append(solve(inputs, folder))
     return found
 
 

@@ -203,6 +203,7 @@ def _plan(request: MergeRequest) -> dict[str, Any]:
         "extra": {model: list(names) for model, names in plan.extra.items() if names},
         "fallbacks": dict(plan.fallbacks),
         "notes": list(plan.notes),
+        "memory_notes": list(plan.memory_notes),
     }
 
 

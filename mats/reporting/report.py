@@ -65,6 +65,7 @@ class LayerEntry(TypedDict):
     remaining_share: NotRequired[float | None]  # the same as a share of all that can be gained over the start
     loss_before: NotRequired[dict[str, float] | None]  # each model's quadratic at x0, by model name
     loss_after: NotRequired[dict[str, float] | None]  # the same at the solution
+    made_do: NotRequired[dict[str, Any]]  # batch, planned batch, device, on_disk: where memory ran out while solving
     rounding_loss: NotRequired[float | None]  # ‖round(W) − W‖ / ‖W − W_base‖; None without a base
     fallback_reason: NotRequired[str | None]  # why not the first rule of `fallback`
     rank: NotRequired[int]  # of a LoRA module

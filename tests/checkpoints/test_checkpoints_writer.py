@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mats.checkpoints import CheckpointWriter, TensorInfo, open_checkpoint
+from mats.checkpoints.journal import Journal
 from mats.checkpoints.layout import plan_layout
 from mats.checkpoints.partial import lock_folder, partial_folder
 from mats.errors import (
@@ -349,3 +350,24 @@ def test_a_real_limit_of_file_size_is_one_clear_line(tmp_path: Path) -> None:
 
     assert "File too large" in in_a_child(limited)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_journal_line_that_fits_in_part_is_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel takes what there is room for, and refuses the rest; the next run drops the line without an end."""
+    journal = Journal(tmp_path / "journal", "x")
+    journal.restart()
+    journal.record("a", "1", None)
+    write, room = os.write, [10]
+
+    def nearly_full(descriptor: int, data: bytes) -> int:
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data[: room.pop()])
+
+    monkeypatch.setattr(os, "write", nearly_full)
+    with pytest.raises(OutOfSpace, match="journal: no space left on the device; free some"):
+        journal.record("b", "2", None)
+    monkeypatch.undo()
+    journal.close()
+    resumed = Journal(tmp_path / "journal", "x").resume()
+    assert resumed == {"a": {"name": "a", "checksum": "1"}}

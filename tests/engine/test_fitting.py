@@ -12,7 +12,7 @@ import torch
 from engine_families import Family
 
 from mats.checkpoints import open_checkpoint
-from mats.engine import Group, MergeRequest, System, merge, merging
+from mats.engine import Group, MergeRequest, System, merge, merging, plan_merge
 from mats.engine.fitting import Solved, solve_fitting
 from mats.engine.solving import solve_groups
 from mats.errors import OutOfSpace, is_out_of_memory
@@ -152,3 +152,33 @@ def test_cuda_gives_what_the_cpu_gives_whatever_fits(
     for other in others:
         for name in one:
             torch.testing.assert_close(other[name], one[name], rtol=1e-3, atol=1e-4)
+
+
+class Told:
+    """Keeps what progress it was told."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, int | None]] = []
+        self.steps: list[int] = []
+
+    def start(self, description: str, total: int | None) -> None:
+        self.stages.append((description, total))
+        self.steps = []
+
+    def advance(self, steps: int = 1) -> None:
+        self.steps.append(steps)
+
+    def note(self, message: str) -> None:
+        pass
+
+
+def test_progress_goes_by_work(bert: Family, tmp_path: Path) -> None:
+    wanted = MergeRequest(bert.inputs(), MatsSettings(), tmp_path / "out", base=str(bert.base), device="cpu")
+    told = Told()
+    merge(wanted, told)
+    work = [group.work for group in plan_merge(wanted).groups]
+    assert told.stages[-1] == ("solving 27 layers (percent)", 100)
+    assert told.steps[0] == 0  # of an earlier run
+    assert sum(told.steps) == 100
+    steps = [sum(told.steps[: turn + 2]) for turn in range(len(work))]
+    assert steps == [round(100 * sum(work[: turn + 1]) / sum(work)) for turn in range(len(work))]
