@@ -1,4 +1,4 @@
-"""PEFT models: an adapter's own factors are layers, under the names of its checkpoint, with Grams that follow exactly."""
+"""PEFT models: an adapter's own factors are layers, under its checkpoint's names, with Grams that follow exactly."""
 
 from __future__ import annotations
 

@@ -401,3 +401,41 @@ def test_more_calls_than_planned_are_added() -> None:
         sums = collector.sums()
     truth = oracle(model, [(1.0, features(1, n)) for n in range(6)])
     assert max(errors(plan, sums, truth).values()) < 1e-10
+
+
+class Rounded(nn.Linear):
+    """A linear layer whose weight is kept in int8, as quantisers do: no gradient of it exists."""
+
+    def __init__(self, dense: nn.Linear) -> None:
+        super().__init__(dense.in_features, dense.out_features, bias=False)
+        self.step = float(dense.weight.abs().max()) / 127
+        self.weight = nn.Parameter((dense.weight.detach() / self.step).round().to(torch.int8), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight.double() * self.step)
+
+
+def test_grams_of_a_quantised_layer_need_no_gradient_of_its_weight() -> None:
+    dense = nn.Linear(WIDTH, WIDTH, bias=False).double()
+    rounded = Rounded(dense)
+    dense.weight.data = rounded.weight.double() * rounded.step
+    plain, quantised = net(nn.Linear(WIDTH, WIDTH, bias=False)), net(nn.Linear(WIDTH, WIDTH, bias=False))
+    quantised.load_state_dict(plain.state_dict())
+    plain.body, quantised.body = dense, rounded
+    (first_plan, first), (plan, sums) = (collect(model, [features(4)], EVERYTHING) for model in (plain, quantised))
+    assert plan.layers == first_plan.layers
+    for key in ("input_gram/body", "output_gram/body", "output_gram/head", "diagonal/head.weight"):
+        assert relative_error(sums.tensors[key], first.tensors[key]) < 1e-12, key
+    assert "diagonal/body.weight" not in sums.tensors
+    only = collect(quantised, [features(4)], CollectionSettings(statistics=("diagonal",)))[0]
+    assert only.uncovered["body.weight"] == "torch.int8 weights have no gradient"
+
+
+def test_a_quantised_module_of_another_kind_is_named() -> None:
+    model = net(nn.Linear(WIDTH, WIDTH)).float()
+    model.body = torch.ao.nn.quantized.dynamic.Linear(WIDTH, WIDTH)
+    batch = features(3)
+    inputs = {name: tensor.float() for name, tensor in batch.inputs.items()}
+    batch = Batch(inputs, batch.example_ids, batch.task, None, None, batch.labels)
+    plan = collect(model, [batch], CollectionSettings(statistics=("input_gram",), parameters=("head*", "body*")))[0]
+    assert [layer.name for layer in plan.layers] == ["head"]

@@ -197,3 +197,37 @@ def test_requests_that_mean_nothing_are_refused(tmp_path: Path) -> None:
         request(tmp_path, tmp_path / "store")
     with pytest.raises(RequestError, match="examples: 0; 1 or more"):
         ImportRequest("m", "m", {"diagonal": tmp_path / "d.pt"}, tmp_path / "s", examples=0)
+
+
+def test_block_fishers_of_ia3_find_the_vectors_of_a_peft_adapter(both: Path, tmp_path: Path) -> None:
+    from peft import IA3Config, get_peft_model
+
+    model = get_peft_model(
+        T5.build(torch.float32),
+        IA3Config(task_type="SEQ_2_SEQ_LM", target_modules=["k", "v", "wi_1"], feedforward_modules=[]),
+    )
+    model.save_pretrained(tmp_path / "adapter")
+    with open_checkpoint(tmp_path / "adapter") as checkpoint:
+        sizes = {name: info.numel for name, info in checkpoint.tensors.items()}
+    generator = torch.Generator().manual_seed(1)
+    means = {}
+    for name, size in sizes.items():
+        module = name.removeprefix("base_model.model.").removesuffix(".ia3_l")
+        rows = torch.randn(4, size, generator=generator)
+        means[f"transformer.{module}.ia3_layer.ia3_vector"] = rows.T @ rows / 4
+    torch.save(means, tmp_path / "block.pt")
+    request = ImportRequest(
+        model=str(tmp_path / "adapter"),
+        name="ia3",
+        files={"block": tmp_path / "block.pt"},
+        output=tmp_path / "store",
+        base=str(both / "model1"),
+        examples=4,
+    )
+    manifest = import_metadata(request)
+    assert set(manifest.parameters) == set(sizes)
+    assert manifest.model.base_fingerprint is not None
+    store = open_store(tmp_path / "store")
+    for (name, size), mean in zip(sizes.items(), means.values(), strict=True):
+        assert store.sum(f"block/{name}").shape == (size, size)
+        torch.testing.assert_close(store.sum(f"block/{name}"), 4 * mean)
