@@ -23,8 +23,8 @@ from mats.errors import OutOfSpace
 
 FULL_BATCH = {"cpu": 3e8, "cuda": 1e11}
 """Operations of one application of a batch from which on a larger one gains nothing: several are better, for one to be
-read while another is solved. On a CPU measured (benchmarks/merging/batches.py): 24 layers of width 384 together took
-15 % longer than 2 at a time, since they leave the cache; 8 of width 64 half as long as 1. On a GPU an estimate."""
+read while another is solved. On a CPU measured (benchmarks/merging/batches.py): 8 layers of width 64 together take
+half as long as one by one, and 16 no less; from width 256 on, one alone is as good. On a GPU an estimate."""
 
 ITERATIONS = 40  # that a preconditioned solve takes, about (benchmarks/solver); only ratios of work matter
 DECOMPOSITION = 60  # operations for each n³ of an eigendecomposition in float64, in those of a product in float32
