@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from mats.methods.registry import parse_method
     from mats.recipes import Recipe, load_recipe, recipe_from
     from mats.recipes.requests import collection_request, merge_request
-    from mats.solvers import Solution
     from mats.solve_result import SolveResult
+    from mats.solvers import Solution
     from mats.solving import solve
     from mats.store import MetadataStore, open_store
     from mats.training import TrainingRequest, TrainingSettings, fine_tune, fine_tune_jointly

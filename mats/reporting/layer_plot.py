@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from mats.reporting.components import PARTS, block_of, part_of, place_of
 from mats.reporting.numbers import change, common_prefix_removed
@@ -30,6 +32,7 @@ FALLS_OR_RISES = LinearSegmentedColormap.from_list("falls or rises", [BETTER, "#
 MOST_LABELS = 40
 WIDTH, GAP, LEFT, RIGHT = 9.5, 0.36, 0.95, 0.85  # inches: the picture, above each part, beside all
 HEIGHTS = (1.25, 1.25, 1.1, 1.1, 0.9)  # residual, what is left, movement, shares, iterations
+ROUNDING = 1e-9  # of the largest value: what lies below is not worth a decade of the picture
 ROW = 0.24  # of the heat map, for each model
 
 
@@ -101,21 +104,17 @@ def _scatter(ax: Axes, layers: Sequence[LayerEntry], key: str, hollow: Sequence[
     return any(value is not None for value in values)
 
 
-def _log(ax: Axes, values: Sequence[float]) -> None:
-    """A logarithmic axis over the positive values; zeros lie on its floor."""
-    positive = [value for value in values if value > 0]
+def _logarithmic(ax: Axes, layers: Sequence[LayerEntry], keys: Sequence[str]) -> None:
+    """A logarithmic axis with few ticks; zeros and mere rounding, as of closed forms, lie on its floor."""
+    positive = [float(value) for layer in layers for key in keys if (value := layer.get(key))]  # type: ignore[arg-type]
     if not positive:
         return
-    low, high = min(positive), max(positive)
+    high = max(positive)
+    low = min(value for value in positive if value >= ROUNDING * high)
     ax.set_yscale("symlog", linthresh=low / 3, linscale=0.4)
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    ax.set_yticks([10.0**power for power in range(first, last + 1, max(1, -(-(last - first) // 4)))])
     ax.set_ylim(-low / 12, high * 3)
-
-
-def _floored(ax: Axes, layers: Sequence[LayerEntry], keys: Sequence[str]) -> None:
-    _log(ax, [float(value) for layer in layers for key in keys if (value := layer.get(key))])  # type: ignore[arg-type]
-    exponents = [tick for tick in ax.get_yticks() if tick > 0]
-    if len(exponents) > 5:
-        ax.set_yticks(exponents[:: -(-len(exponents) // 5)])
 
 
 def _draw_residuals(ax: Axes, layers: Sequence[LayerEntry]) -> None:
@@ -130,7 +129,7 @@ def _draw_residuals(ax: Axes, layers: Sequence[LayerEntry]) -> None:
             color=START,
             lw=1.2,
         )
-    _floored(ax, layers, ("relative_residual", "tolerance"))
+    _logarithmic(ax, layers, ("relative_residual", "tolerance"))
 
 
 def _draw_remaining(ax: Axes, layers: Sequence[LayerEntry]) -> None:
@@ -138,7 +137,7 @@ def _draw_remaining(ax: Axes, layers: Sequence[LayerEntry]) -> None:
     title = "At most this share of the attainable decrease is left (hollow: not proven for the whole space)"
     ax.set_title(title if not unknown else f"{title}; {unknown} without a bound")
     _scatter(ax, layers, "remaining_share", [layer.get("bound") != "proven" for layer in layers])
-    _floored(ax, layers, ("remaining_share",))
+    _logarithmic(ax, layers, ("remaining_share",))
 
 
 def _draw_losses(ax: Axes, layers: Sequence[LayerEntry], models: Sequence[str]) -> None:
@@ -174,7 +173,7 @@ def _draw_movement(ax: Axes, layers: Sequence[LayerEntry]) -> None:
     ax.set_title("Movement ‖Δ‖ ÷ the farthest model's distance from the start")
     _scatter(ax, layers, "movement", [False] * len(layers))
     ax.axhline(1.0, color=START, lw=1, ls="--")
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 1.1 * max([1.0, *(layer.get("movement") or 0.0 for layer in layers)]))
 
 
 def _draw_shares(ax: Axes, layers: Sequence[LayerEntry]) -> None:
@@ -195,6 +194,7 @@ def _draw_iterations(ax: Axes, layers: Sequence[LayerEntry]) -> None:
         if bars:
             ax.vlines([x for x, _ in bars], 0, [y for _, y in bars], color=LOOKS[part][0], lw=_bar(len(layers)))
     ax.set_ylim(bottom=0)
+    ax.yaxis.set_major_locator(MaxNLocator(3, integer=True))
 
 
 def _bar(layers: int) -> float:

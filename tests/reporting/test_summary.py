@@ -7,8 +7,8 @@ from reports import merge_report, streamed_report
 from rich.console import Console
 
 from mats.reporting import layers_table, summary
-from mats.reporting.numbers import change, common_prefix_removed, compact, dimensions, short
 from mats.reporting.layer_plot import plot_layers
+from mats.reporting.numbers import change, common_prefix_removed, compact, dimensions, short
 from mats.reporting.summary import (
     covered_share,
     fallback_reasons,

@@ -119,7 +119,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(case=CASES, options=OPTIONS)
 def test_no_bound_is_ever_violated(case: dict[str, Any], options: dict[str, Any]) -> None:
     dense = system(**case)
