@@ -98,10 +98,19 @@ def publishable(manifest: Manifest) -> Manifest:
 
 
 def public_name(source: str) -> str:
-    """A hub id as it is; the last part of a path, with what is said after it."""
+    """A hub id as it is; the last part of a path, with what is said after it.
+
+    `runs/paws` could be either. It counts as a hub id only if the hub's cache holds it: a name too little harms less
+    than a folder of somebody's machine.
+    """
     path, mark, rest = source.partition(" with the head of ")
-    is_id = HUB_ID.fullmatch(path) and not Path(path).exists() and not Path(path).parent.is_dir()
-    return (path if is_id else Path(path).name) + mark + rest
+    return (path if HUB_ID.fullmatch(path) and _in_hub_cache(path) else Path(path).name) + mark + rest
+
+
+def _in_hub_cache(repository: str) -> bool:
+    from huggingface_hub import constants
+
+    return (Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}").is_dir()
 
 
 def sha256(path: Path) -> str:

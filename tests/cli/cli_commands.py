@@ -3,6 +3,7 @@
 COMMANDS = [
     "",
     "train",
+    "plan-metadata",
     "save-metadata",
     "merge",
     "refresh",
@@ -20,6 +21,10 @@ COMMANDS = [
     "metadata add",
     "metadata verify",
     "metadata compress",
+    "metadata proxy",
+    "metadata from-optimizer",
+    "metadata export",
+    "metadata import",
 ]
 
 COMMANDS_THAT_WORK = [command for command in COMMANDS if command != "metadata"]

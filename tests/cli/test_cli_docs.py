@@ -25,6 +25,7 @@ def shown_in_pages() -> list[str]:
         "commands.md",
         "evaluation.md",
         "mergekit.md",
+        "metadata.md",
         "recipes.md",
         "sparsify.md",
         "sweeps.md",
