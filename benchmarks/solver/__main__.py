@@ -59,7 +59,9 @@ def real(
     dampings: Annotated[str, typer.Option("--dampings", help="0 is μ = 0; 0.1 is the default of mats.")] = "0.1,0",
     tolerance: Annotated[float, typer.Option("--tolerance", help="True relative residual.")] = 1e-4,
     layers: Annotated[int, typer.Option("--layers", min=0, help="Of each shape, for the published way; 0: all.")] = 2,
-    second_layers: Annotated[int, typer.Option("--second-layers", min=1, help="Of each shape, for the others.")] = 1,
+    second_layers: Annotated[
+        int, typer.Option("--second-layers", min=0, help="Of these, for the others; 0: none.")
+    ] = 1,
     most: Annotated[int, typer.Option("--most", min=1, help="Iterations that ours may take.")] = 1000,
     lineax_python: Annotated[str | None, typer.Option("--lineax-python", help="Interpreter with lineax.")] = None,
     minutes: MinutesOption = None,

@@ -64,10 +64,13 @@ def plot_shapes(lines: Sequence[Line], path: Path, clock: str) -> None:
     figure, axes = plt.subplots(1, 4, figsize=(15, 3.6))
     for axis, (name, place) in zip(axes, axes_of.items(), strict=False):
         own = sorted((line for line in lines if line["key"]["case"] == name), key=lambda line: place(line["key"]))
+        axis.set(title=name, ylabel=f"seconds of the {clock}")
+        if not own:
+            continue  # left out by --only, or not measured yet
         places = [place(line["key"]) for line in own]
         for tolerance, marker in (("0.001", "o-"), ("1e-05", "s-")):
             axis.plot(places, [line["runs"][tolerance][which] for line in own], marker, label=f"to {tolerance}")
-        axis.set(xscale="log", yscale="log", title=name, ylabel=f"seconds of the {clock}")
+        axis.set(xscale="log", yscale="log")
         axis.set_xticks(places, [str(place) for place in places])
         axis.minorticks_off()
         axis.legend(fontsize=8)

@@ -33,7 +33,7 @@ class Choice:
         dampings: settings of the factored damping; 0 is μ = 0.
         tolerance: true relative residual to reach.
         layers: layers of each shape that SciPy's and the others' slow runs get; 0: all.
-        second_layers: the same for the contenders beside the published way.
+        second_layers: how many of these the other contenders get, at the first of `dampings`; 0: none.
         most: iterations that ours may take.
         lineax_python: an interpreter that has lineax; None: without it.
     """
@@ -66,15 +66,29 @@ def measure(choice: Choice, records: Records) -> None:
         OutOfTime: the minutes of `records` are over.
     """
     with opened(choice.recipe) as (groups, loader):
-        samples, seconds = (_samples(groups, most) for most in (choice.layers, choice.second_layers))
+        samples = _samples(groups, choice.layers)
         for damping in choice.dampings:
-            for number, group in enumerate(groups):
-                problem = loader.load(group)
-                if not isinstance(problem.quadratic, KroneckerQuadratic):
-                    continue  # a tied matrix collects several terms; the published way has no product for it
-                batch = Batch(_name(group), problem.quadratic, problem.targets, problem.start, damping)
-                key = {"shape": batch.name, "group": number, "damping": damping, "tolerance": choice.tolerance}
-                _compare(batch, key, samples[number], seconds[number], choice, records)
+            for number, batch in _batches(groups, loader, damping):
+                _compare(batch, _key(batch, number, choice), samples[number], choice, records)
+        if choice.second_layers == 0:
+            return
+        seconds = _thinned(groups, samples, choice.second_layers)
+        wanted = [group if second else None for group, second in zip(groups, seconds, strict=True)]
+        for number, batch in _batches(wanted, loader, choice.dampings[0]):
+            _others(batch, _key(batch, number, choice), seconds[number], choice, records)
+
+
+def _batches(groups: Sequence[Group | None], loader: GroupLoader, damping: float) -> Iterator[tuple[int, Batch]]:
+    """The groups that are wanted, one in memory at a time."""
+    for number, group in enumerate(groups):
+        problem = None if group is None else loader.load(group)
+        if group is None or problem is None or not isinstance(problem.quadratic, KroneckerQuadratic):
+            continue  # a tied matrix collects several terms; the published way has no product for it
+        yield number, Batch(_name(group), problem.quadratic, problem.targets, problem.start, damping)
+
+
+def _key(batch: Batch, number: int, choice: Choice) -> dict[str, Any]:
+    return {"shape": batch.name, "group": number, "damping": batch.damping, "tolerance": choice.tolerance}
 
 
 def _name(group: Group) -> str:
@@ -82,20 +96,20 @@ def _name(group: Group) -> str:
 
 
 def _samples(groups: Sequence[Group], most: int) -> list[list[int]]:
-    """For every group, which of its systems the slow contenders get: at most `most` of each shape, evenly spaced."""
+    """For every group, which of its systems the published way gets: at most `most` of each shape, evenly spaced."""
+    return _thinned(groups, [list(range(len(group.systems))) for group in groups], most)
+
+
+def _thinned(groups: Sequence[Group], samples: Sequence[list[int]], most: int) -> list[list[int]]:
+    """Of the systems in `samples`, at most `most` of each shape."""
     places: dict[str, list[tuple[int, int]]] = {}
-    for number, group in enumerate(groups):
-        places.setdefault(_name(group), []).extend((number, system) for system in range(len(group.systems)))
+    for number, (group, sample) in enumerate(zip(groups, samples, strict=True)):
+        places.setdefault(_name(group), []).extend((number, system) for system in sample)
     chosen = {of_shape[position] for of_shape in places.values() for position in spread(len(of_shape), most)}
-    return [
-        [system for system in range(len(group.systems)) if (number, system) in chosen]
-        for number, group in enumerate(groups)
-    ]
+    return [[system for system in sample if (number, system) in chosen] for number, sample in enumerate(samples)]
 
 
-def _compare(
-    batch: Batch, key: dict[str, Any], sample: list[int], second: list[int], choice: Choice, records: Records
-) -> None:
+def _compare(batch: Batch, key: dict[str, Any], sample: list[int], choice: Choice, records: Records) -> None:
     """One group: ours as a whole first, then the slow ones layer by layer, then ours on exactly their layers."""
     tolerance = choice.tolerance
     whole = list(range(batch.systems))
@@ -110,8 +124,11 @@ def _compare(
         if systems and systems != whole:
             part = {"part": "finished" if finished else "left"}
             _ours(batch, systems, "auto", key | part, choice, records)
-    if second:
-        _ours(batch, second, "cg", key, replace(choice, most=PUBLISHED_LIMIT), records)
+
+
+def _others(batch: Batch, key: dict[str, Any], second: list[int], choice: Choice, records: Records) -> None:
+    """Whoever else can solve these, on a few layers."""
+    _ours(batch, second, "cg", key, replace(choice, most=PUBLISHED_LIMIT), records)
     for system in second:
         for contender in ("scipy, our operator", "lineax", "dense"):
             if contender == "lineax" and choice.lineax_python is None:

@@ -17,7 +17,7 @@ def real_table(lines: Sequence[Line], damping: str, tolerance: float, clock: str
     what = "μ = 0" if float(damping) == 0 else f"damping {damping}"
     table = _table(
         f"{what}, true residual {tolerance:g}, seconds of the {clock}",
-        *("layers", "contender", "on", "time", "× published", "iterations", "worst residual", "unfinished"),
+        *("layers", "contender", "on", "time", "for all", "× published", "iterations", "worst residual", "unfinished"),
     )
     for line in lines:
         ours = [ratio(line, part) for part in ("finished", "left")]
@@ -26,6 +26,7 @@ def real_table(lines: Sequence[Line], damping: str, tolerance: float, clock: str
             "published",
             f"{line['sampled']}",
             _finished_and_left(line, "published"),
+            f"{line['published_time_for_all']:.1f}",
             "",
             spread_of(line["published_iterations"]),
             f"{line['published_residual']:.1e}",
@@ -36,6 +37,7 @@ def real_table(lines: Sequence[Line], damping: str, tolerance: float, clock: str
             "ours, auto",
             f"{line['sampled']}",
             _finished_and_left(line, "ours"),
+            f"{line['ours_time_for_all']:.1f}",
             " + ".join("–" if value is None else f"{value:.1f}" for value in ours),
             spread_of(line["ours_iterations"]),
             f"{line['ours_residual']:.1e}",
@@ -48,7 +50,8 @@ def real_table(lines: Sequence[Line], damping: str, tolerance: float, clock: str
                 "",
                 contender,
                 str(other["systems"]),
-                f"{other['time']:.1f}",
+                f"{other['time']:.2f}",
+                "",
                 "" if published is None else f"{published / other['time']:.2f}",
                 spread_of(other["iterations"]),
                 f"{other['residual']:.1e}",
@@ -59,9 +62,8 @@ def real_table(lines: Sequence[Line], damping: str, tolerance: float, clock: str
 
 
 def _finished_and_left(line: Line, who: str) -> str:
-    """Time on the systems that the published way finished and on those it did not, and on (or for) all layers."""
-    finished, left, everything = (line[f"{who}_{part}"] for part in ("finished_time", "left_time", "time_for_all"))
-    return f"{finished:.1f} + {left:.1f} ({everything:.1f} for all)"
+    """Time on the systems of the sample that the published way finished, and on those that it did not."""
+    return f"{line[f'{who}_finished_time']:.2f} + {line[f'{who}_left_time']:.2f}"
 
 
 def shapes_table(lines: Sequence[Line], clock: str) -> Table:
