@@ -38,7 +38,8 @@ def local_store(source: str | Path) -> Path:
     folder = root / inside
     if not (folder / MANIFEST_NAME).is_file():
         known = sorted(item.parent.relative_to(root).as_posix() for item in root.glob(f"**/{MANIFEST_NAME}"))
-        hint = f"{found['repository']}:{known[0]}" if known else "the id of a repository made by `mats metadata export`"
+        folders = [found["repository"] if item == "." else f"{found['repository']}:{item}" for item in known]
+        hint = folders[0] if folders else "the id of a repository made by `mats metadata export`"
         raise RequestError(
             f"{source}: no metadata store, there is no {inside}{MANIFEST_NAME} in it; {hint} would be right"
         )
