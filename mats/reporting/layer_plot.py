@@ -150,7 +150,15 @@ def _draw_losses(ax: Axes, layers: Sequence[LayerEntry], models: Sequence[str]) 
             if before is not None and after is not None and before > 0:
                 grid[row, place] = (after - before) / before
     edges = np.arange(len(layers) + 1) - 0.5
-    ax.pcolormesh(edges, np.arange(len(models) + 1) - 0.5, grid, cmap=FALLS_OR_RISES, norm=Normalize(-1, 1, clip=True))
+    ax.pcolormesh(
+        edges,
+        np.arange(len(models) + 1) - 0.5,
+        grid,
+        cmap=FALLS_OR_RISES,
+        norm=Normalize(-1, 1, clip=True),
+        edgecolors="face",
+        lw=0.3,
+    )
     ax.set_ylim(len(models) - 0.5, -0.5)
     shown = [model if len(model) <= 14 else f"{model[:13]}…" for model in models]
     ax.set_yticks(range(len(models)), shown, fontsize=7.5, parse_math=False)

@@ -1,4 +1,4 @@
-"""What sweeps do to layers: movement and predicted loss of every layer at every point, as two pictures."""
+"""What sweeps do to layers: movement, predicted loss and certainty of every layer at every point, as pictures."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from mats.reporting.summary import solved_layers
 from mats.reporting.sweep_results import PointResult, SweepResults
 from mats.reporting.sweep_table import point_label
 
-Quantity = Literal["movement", "predicted_loss"]
+Quantity = Literal["movement", "predicted_loss", "remaining_share"]
 MOST_COLUMNS, MOST_ROW_LABELS = 48, 60
+SMALLEST_SHARE = 1e-9  # what is left beyond that is rounding
 TITLES: Mapping[Quantity, str] = {
     "movement": "Movement ‖Δ‖ ÷ largest distance of a model from the start",
     "predicted_loss": "Predicted loss of the merge ÷ that of the start, all models (log10)",
+    "remaining_share": "Share of the attainable decrease that is left at most (log10)",
 }
 
 
@@ -68,6 +70,9 @@ def _by_layer(point: PointResult, quantity: Quantity) -> dict[str, float]:
 def _value(layer: LayerEntry, quantity: Quantity) -> float | None:
     if quantity == "movement":
         return layer.get("movement")
+    if quantity == "remaining_share":
+        left = layer.get("remaining_share")
+        return None if left is None else math.log10(max(left, SMALLEST_SHARE))
     before, after = (sum((losses or {}).values()) for losses in (layer.get("loss_before"), layer.get("loss_after")))
     return math.log10(after / before) if before > 0 and after > 0 else None
 
@@ -75,6 +80,8 @@ def _value(layer: LayerEntry, quantity: Quantity) -> float | None:
 def _draw(figure: Figure, ax: Axes, grid: Sequence[Sequence[float]], quantity: Quantity) -> None:
     """Dark is much; predicted losses diverge from "as at the start"."""
     options: dict[str, Any] = {"cmap": "viridis_r", "vmin": 0.0}
+    if quantity == "remaining_share":
+        options = {"cmap": "viridis_r"}
     if quantity == "predicted_loss":
         known = [abs(value) for row in grid for value in row if math.isfinite(value)]
         reach = max(known, default=1.0) or 1.0

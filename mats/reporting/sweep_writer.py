@@ -20,6 +20,7 @@ from mats.reporting.sweep_table import SCORE_COLUMNS, point_rows, score_rows, ta
 MAPS: tuple[tuple[Quantity, str], ...] = (
     ("movement", "Movement, layer by layer"),
     ("predicted_loss", "Predicted loss, layer by layer"),
+    ("remaining_share", "What is left to gain at most, layer by layer"),
 )
 
 

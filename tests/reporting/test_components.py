@@ -5,8 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
+from reports import merge_report
 
 from mats.reporting.components import block_of, part_of, place_of
+from mats.reporting.sweep_heatmap import plot_layer_map
+from mats.reporting.sweep_results import PointResult, SweepResults
 
 
 @pytest.mark.parametrize(
@@ -70,3 +73,14 @@ def test_the_order_is_that_of_a_forward_pass(names: list[str]) -> None:
     random.Random(0).shuffle(shuffled)
     assert shuffled != names
     assert sorted(shuffled, key=place_of) == names
+
+
+def test_a_comparison_of_merges_maps_what_is_left() -> None:
+    surer = merge_report()
+    surer["layers"][0]["remaining_share"] = 1e-6
+    pairs = ((1, merge_report()), (2, surer))
+    points = tuple(PointResult(number, f"d{number}", {"scale": number}, report=report) for number, report in pairs)
+    figure = plot_layer_map(SweepResults("Sweep", ("scale",), points, "validation", "mean"), "remaining_share")
+    assert figure is not None
+    grid = figure.axes[0].images[0].get_array()
+    assert grid[0].tolist() == pytest.approx([-4.0, -6.0])
