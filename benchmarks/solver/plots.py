@@ -77,7 +77,7 @@ def plot_shapes(lines: Sequence[Line], path: Path, clock: str) -> None:
     names = [f"{line['key']['case']} {line['key']['shape'][0]}×{line['key']['shape'][1]}" for line in lines]
     axes[3].barh(range(len(lines)), [100 * line[share] for line in lines], color=OURS)
     axes[3].set_yticks(range(len(lines)), names, fontsize=6)
-    axes[3].set(title="% of the large-GEMM rate in iterations", xlim=(0, 110))
+    axes[3].set(title="% of the GEMM rate", xlim=(0, 110))
     axes[3].axvline(50, color="grey", linewidth=0.8)
     figure.tight_layout()
     _save(figure, path)

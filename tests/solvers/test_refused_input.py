@@ -47,6 +47,22 @@ def test_a_negative_diagonal(solver: str) -> None:
 
 
 @by_solver
+def test_an_indefinite_sum(solver: str) -> None:
+    left, right, targets, start = parts()
+    left[:, 1] = torch.tensor([[1.0, 3.0, 0.0], [3.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    with pytest.raises(RequestError, match=r"left factor.* system 1.* eigenvalue -"):
+        refused(solver, left, right, targets, start)
+
+
+@by_solver
+def test_one_indefinite_model_in_a_sum_that_is_not(solver: str) -> None:
+    left, right, targets, start = parts()
+    left[1, 0] = torch.tensor([[1.0, 1.2, 0.0], [1.2, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    with pytest.raises(RequestError, match=r"left factor of model 1, system 0.* eigenvalue -0\.2"):
+        refused(solver, left, right, targets, start)
+
+
+@by_solver
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_statistics_that_are_not_finite(solver: str, bad: float) -> None:
     left, right, targets, start = parts()
