@@ -137,7 +137,7 @@ def check_gram(name: str, gram: Tensor) -> None:
 
 
 def _check_semidefinite(name: str, gram: Tensor) -> None:
-    """No plainly negative eigenvalue. A Cholesky factorisation says so cheaply; only where it fails are they computed."""
+    """No plainly negative eigenvalue: a Cholesky factorisation tells cheaply; where it fails, eigenvalues decide."""
     wide = gram if gram.dtype in (torch.float32, torch.float64) else gram.to(torch.float32)
     largest = float(wide.diagonal().amax())
     if largest <= 0:

@@ -22,41 +22,39 @@ from mats.quadratics.kronecker import KroneckerQuadratic
 MULTIPLE, SMALLEST = 8, 64  # sizes are padded to a multiple of the first, from the second on
 
 
-class FoldedKronecker:
-    """A copy of K-FAC curvature in rotated coordinates, with mean diagonal near 1, whose damping can be set again.
+def fold(
+    source: KroneckerQuadratic,
+    left_basis: Tensor | None,
+    right_basis: Tensor | None,
+    scale: Tensor,
+    damping: float = 0.0,
+) -> KroneckerQuadratic:
+    """A copy of K-FAC curvature in rotated coordinates, damped, with mean diagonal near 1 and weights 1.
 
     Args:
         source: both factors present, at least one dense; in the dtype of U and V.
         left_basis: U [L, out, padded out], orthonormal columns, then zeros; None: rows as they are, padded.
         right_basis: V [L, in, padded in], likewise.
         scale: Σ λ mean diagonal [L] float64; by it everything is divided, so that float32 cannot underflow.
-
-    Attributes:
-        quadratic: the copy, with weights 1, in memory of its own.
+        damping: s ≥ 0.
     """
-
-    def __init__(
-        self, source: KroneckerQuadratic, left_basis: Tensor | None, right_basis: Tensor | None, scale: Tensor
-    ) -> None:
-        left, right = source.left, source.right
-        assert left is not None
-        assert right is not None
-        weights = torch.tensor(source.weights, dtype=torch.float64, device=source.device)[:, None]
-        outputs, inputs = mean_diagonals(left), mean_diagonals(right)  # ḡ, ā: [m, L]
-        # Each side near 1 by itself: the product of two tiny scales need not be a number in float32.
-        largest = outputs.amax(dim=0, keepdim=True)
-        row_scale = torch.where(largest > 0, 1 / largest, 0.0)
-        column_scale = torch.where(scale > 0, largest / scale, 0.0) * weights
-        self._left = _own(left, left_basis, row_scale.expand_as(outputs), rows_inside=True)
-        self._right = _own(right, right_basis, column_scale.expand_as(inputs), rows_inside=False)
-        self._diagonals = [_diagonal(stack).clone() for stack in (self._left, self._right)]
-        self._means = [outputs * row_scale, inputs * column_scale]
-        self.quadratic = KroneckerQuadratic(self._left, self._right)
-
-    def damp(self, strength: float) -> None:
-        """Set s; whatever it was before leaves no trace."""
-        for stack, diagonal, mean in zip((self._left, self._right), self._diagonals, self._means, strict=True):
-            _diagonal(stack).copy_(diagonal + (strength * mean).to(diagonal.dtype)[:, :, None])
+    left, right = source.left, source.right
+    assert left is not None
+    assert right is not None
+    weights = torch.tensor(source.weights, dtype=torch.float64, device=source.device)[:, None]
+    outputs, inputs = mean_diagonals(left), mean_diagonals(right)  # ḡ, ā: [m, L]
+    # Each side near 1 by itself: the product of two tiny scales need not be a number in float32.
+    largest = outputs.amax(dim=0, keepdim=True)
+    row_scale = torch.where(largest > 0, 1 / largest, 0.0).expand_as(outputs)
+    column_scale = torch.where(scale > 0, largest / scale, 0.0) * weights
+    sides = (
+        _own(left, left_basis, row_scale, rows_inside=True),
+        _own(right, right_basis, column_scale, rows_inside=False),
+    )
+    for stack, mean in zip(sides, (outputs * row_scale, inputs * column_scale), strict=True):
+        diagonal = stack.diagonal(dim1=2, dim2=3) if stack.dim() == 4 else stack
+        diagonal.add_((damping * mean).to(diagonal.dtype)[:, :, None])
+    return KroneckerQuadratic(*sides)
 
 
 def can_fold(quadratic: KroneckerQuadratic) -> bool:
@@ -98,8 +96,3 @@ def pad_both(stack: Tensor, value: float = 0.0) -> Tensor:
     """[…, n, k] with its last two dimensions padded; itself where it fits."""
     rows, columns = (padded(size) - size for size in stack.shape[-2:])
     return functional.pad(stack, (0, columns, 0, rows), value=value) if rows or columns else stack
-
-
-def _diagonal(stack: Tensor) -> Tensor:
-    """The diagonals [m, L, n] of dense factors, a view; diagonal factors as they are."""
-    return stack.diagonal(dim1=2, dim2=3) if stack.dim() == 4 else stack

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mats.quadratics import DampedQuadratic, KroneckerQuadratic, Quadratic
 from mats.quadratics.base import Index
-from mats.quadratics.folded import FoldedKronecker, can_fold, pad_both, pad_last
+from mats.quadratics.folded import can_fold, fold, pad_both, pad_last
 from mats.solvers.basis import JointBasis
 
 EXPECTED_ITERATIONS = 25  # of a preconditioned solve to 1e-4; layers of trained encoders took 31 to 62
@@ -77,8 +77,7 @@ def make_coordinates(
         return Coordinates(quadratic.to(dtype=dtype), False, None, basis, quadratic.shape[1:])
     outer = None if basis is None else _worth_rotating(basis, source, min(iterations, EXPECTED_ITERATIONS))
     left, right = (None, None) if outer is None else (outer.left, outer.right)
-    folded = FoldedKronecker(source.to(dtype=dtype), left, right, scale)
-    folded.damp(damping)
+    folded = fold(source.to(dtype=dtype), left, right, scale, damping)
     inner = None
     if basis is not None:
         inner = replace(
@@ -88,7 +87,7 @@ def make_coordinates(
             curvature=pad_both(basis.curvature, value=1.0),
             undamped=None,
         )
-    return Coordinates(folded.quadratic, True, outer, inner, quadratic.shape[1:])
+    return Coordinates(folded, True, outer, inner, quadratic.shape[1:])
 
 
 def _worth_rotating(basis: JointBasis, source: KroneckerQuadratic, iterations: int) -> JointBasis | None:
