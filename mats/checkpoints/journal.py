@@ -5,7 +5,8 @@ nothing it handed over, so the line tells the truth. After a power failure the l
 not; that is what the checksum is for: a resumed run trusts only tensors whose bytes still match, so no write waits
 for the disk before the very end.
 
-Where several processes write one output, each has a journal of its own, which it holds locked.
+A journal that is open for writing is locked, before a byte of it changes: where several processes write one output,
+each has a journal of its own, and one whose companions were killed may live for a moment longer than they.
 """
 
 from __future__ import annotations
@@ -35,12 +36,19 @@ class Journal:
         """The last line of each tensor, or None when there is no journal of this identity.
 
         A line without its end (the process died inside it) is dropped, and with it whatever follows.
+
+        Raises:
+            OutputExists: another process is writing it.
         """
+        if not self.path.is_file():
+            return None
+        self._open(os.O_WRONLY)
         found = self.read()
         if found is None:
+            self.close()
             return None
         entries, length = found
-        self._open(os.O_WRONLY, length)
+        self._cut(length)
         return entries
 
     def read(self) -> tuple[dict[str, dict[str, Any]], int] | None:
@@ -62,22 +70,14 @@ class Journal:
         return entries, len(whole)
 
     def restart(self) -> None:
-        """Begin an empty journal."""
-        self._open(os.O_WRONLY | os.O_CREAT, 0)
-        self._append(self._head)
-
-    def hold(self) -> None:
-        """Keep the open journal from being taken by another run while this process lives.
+        """Begin an empty journal.
 
         Raises:
-            OutputExists: another process holds it.
+            OutputExists: another process is writing it.
         """
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputExists(
-                f"{self.path.parent}: another run is writing here; wait for it or choose another output"
-            ) from error
+        self._open(os.O_WRONLY | os.O_CREAT)
+        self._cut(0)
+        self._append(self._head)
 
     def record(self, name: str, checksum: str, note: Any) -> None:
         """One more tensor is finished. `note` is any JSON value to be kept with it, or None."""
@@ -90,10 +90,23 @@ class Journal:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def _open(self, flags: int, length: int) -> None:
+    def _open(self, flags: int) -> None:
+        """Open and lock; the kernel lets go of the lock when the process ends, however it ends."""
         self.close()
         try:
             self._descriptor = os.open(self.path, flags | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise explain_os_error(error, self.path) from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.close()
+            raise OutputExists(
+                f"{self.path.parent}: another run is writing here; wait for it or choose another output"
+            ) from error
+
+    def _cut(self, length: int) -> None:
+        try:
             os.ftruncate(self._descriptor, length)
         except OSError as error:
             raise explain_os_error(error, self.path) from error

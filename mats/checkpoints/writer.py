@@ -104,7 +104,6 @@ class CheckpointWriter(AbstractContextManager["CheckpointWriter"]):
             else:
                 self._open_shards()
                 self._journal.restart()
-                self._journal.hold()
         except BaseException:
             self.abandon()
             raise
@@ -245,7 +244,6 @@ class CheckpointWriter(AbstractContextManager["CheckpointWriter"]):
             journal = self._journal_of(part)
             found = journal.resume()
             if found is not None:
-                journal.hold()
                 for name in self._take_up(found):
                     self._journal.record(name, found[name]["checksum"], found[name].get("note"))
                 journal.close()

@@ -371,3 +371,19 @@ def test_a_journal_line_that_fits_in_part_is_a_full_disk(tmp_path: Path, monkeyp
     journal.close()
     resumed = Journal(tmp_path / "journal", "x").resume()
     assert resumed == {"a": {"name": "a", "checksum": "1"}}
+
+
+def test_a_journal_that_another_process_writes_is_left_as_it_is(tmp_path: Path) -> None:
+    """Of processes that write together one may outlive the killed first one for a moment: its lines must stay."""
+    alive = Journal(tmp_path / "journal-1", "x")
+    alive.restart()
+    alive.record("a", "1", None)
+    with open(tmp_path / "journal-1", "ab") as file:
+        file.write(b'{"name": "b"')  # as a reader may see a line that is being written
+    before = (tmp_path / "journal-1").read_bytes()
+    for begin in (Journal.restart, Journal.resume):
+        with pytest.raises(OutputExists, match="another run is writing here"):
+            begin(Journal(tmp_path / "journal-1", "x"))
+        assert (tmp_path / "journal-1").read_bytes() == before
+    alive.close()
+    assert Journal(tmp_path / "journal-1", "x").resume() == {"a": {"name": "a", "checksum": "1"}}
