@@ -72,15 +72,24 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return content
 
 
+def refuse_existing(output: Path, *, overwrite: bool) -> None:
+    """Said before anything long begins; publishing says it again when it matters.
+
+    Raises:
+        OutputExists: `output` exists and `overwrite` is false.
+    """
+    if not overwrite and (output.exists() or output.is_symlink()):
+        raise OutputExists(f"{output}: exists already; choose another output or pass --overwrite")
+
+
 def publish_folder(temporary: Path, final: Path, *, overwrite: bool = False) -> None:
     """Give a finished folder its final name. An existing `final` is replaced only with `overwrite`.
 
     Raises:
         OutputExists: `final` exists and `overwrite` is false.
     """
+    refuse_existing(final, overwrite=overwrite)
     if final.exists() or final.is_symlink():
-        if not overwrite:
-            raise OutputExists(f"{final}: exists already; choose another output or pass --overwrite")
         discarded = final.with_name(f".{final.name}.{os.getpid()}.old")
         os.replace(final, discarded)
         os.replace(temporary, final)

@@ -45,7 +45,7 @@ def export(
     from mats.store.export import export_store
     from mats.store.hub import STORE_ID
 
-    if STORE_ID.fullmatch(repository) is None:
+    if (named := STORE_ID.fullmatch(repository)) is None or named["repository"] != repository:
         raise RequestError(f"--repo-id {repository!r}: owner/name would be right")
     if license_id is not None and re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license_id) is None:
         raise RequestError(

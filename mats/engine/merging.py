@@ -36,8 +36,8 @@ from mats.engine.snapshots import Snapshots
 from mats.engine.solving import solve_groups, unconverged
 from mats.engine.streaming import ElementwisePool, stream_tensors
 from mats.engine.threads import one_thread
-from mats.errors import NotConverged, OutputExists
-from mats.files import write_json_atomically
+from mats.errors import NotConverged
+from mats.files import refuse_existing, write_json_atomically
 from mats.progress import Progress, Silent
 from mats.reporting import write_report
 
@@ -66,7 +66,7 @@ def merge(request: MergeRequest, progress: Progress | None = None) -> MergeResul
         MatsError: whatever `plan_merge` raises, and what reading, solving or writing meets.
     """
     started = time.time()
-    refuse_existing(request)
+    refuse_existing(request.output, overwrite=request.overwrite)
     with together(resolve_device(request.device), wait_seconds=LONGEST_SHARE) as processes:
         progress = processes.progress(progress or Silent())
         sums = processes.first_says(lambda: merge_sums(request, progress)) if request.makes_adapter else None
@@ -143,12 +143,6 @@ def _told(
 def _notes_on_memory(report: dict[str, Any]) -> dict[str, Any]:
     """The report with a note on what was solved in smaller batches than planned."""
     return {"notes": [*report["notes"], *made_do_notes(report["layers"])]}
-
-
-def refuse_existing(request: MergeRequest) -> None:
-    """Said before anything long begins; the writer says it again when it matters."""
-    if not request.overwrite and (request.output.exists() or request.output.is_symlink()):
-        raise OutputExists(f"{request.output}: exists already; choose another output or pass --overwrite")
 
 
 def open_writer(inputs: MergeInputs, plan: MergePlan, adapter: AdapterOutput | None, part: int = 0) -> CheckpointWriter:

@@ -22,6 +22,7 @@ from mats.checkpoints.pickled_file import load_weights_only
 from mats.engine.proxies import PROXY_EXAMPLE
 from mats.engine.skeletons import skeleton_of
 from mats.errors import CheckpointCorrupt, InputsMismatch, RequestError
+from mats.files import refuse_existing
 from mats.progress import Progress, Silent
 from mats.store import DataIdentity, Manifest, ModelIdentity, write_store
 from mats.store.tensor_file import Encoded
@@ -78,12 +79,14 @@ def write_optimizer_store(
     Raises:
         RequestError: no such file, a bad batch size or order, or a class that transformers does not have.
         CheckpointCorrupt: the file cannot be read, asks for code, or is no optimizer's state.
+        OutputExists: `output` exists and `overwrite` is false.
         InputsMismatch: it holds no second moments, or its shapes fit the model in no order, or in several.
     """
     if batch_size < 1:
         raise RequestError(f"batch_size: {batch_size}; 1 or more would be right")
     if order is not None and order not in ORDERS:
         raise RequestError(f"order {order!r}: one of {', '.join(ORDERS)} would be right")
+    refuse_existing(Path(output), overwrite=overwrite)
     groups, moments = _read_state(Path(state))
     with open_checkpoint(model) as checkpoint:
         if checkpoint.kind != "model":

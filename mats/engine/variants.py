@@ -16,13 +16,14 @@ from mats.engine.belonging import check_fingerprints
 from mats.engine.describing import build_report, build_run_info, describe_plan
 from mats.engine.devices import resolve_device
 from mats.engine.inputs import MergeInputs
-from mats.engine.merging import HOPELESS, LONGEST_SHARE, MergeResult, open_writer, refuse_existing, write_companions
+from mats.engine.merging import HOPELESS, LONGEST_SHARE, MergeResult, open_writer, write_companions
 from mats.engine.plan import MergePlan, Streamed, make_plan
 from mats.engine.processes import together
 from mats.engine.request import MergeRequest
 from mats.engine.streaming import ElementwisePool, base_tensor, finish, model_tensors
 from mats.engine.threads import one_thread
 from mats.errors import RequestError
+from mats.files import refuse_existing
 from mats.methods.elementwise import ElementwiseMerge
 from mats.methods.settings import ElementwiseSettings
 from mats.methods.ties_merge import TiesMerge
@@ -44,7 +45,7 @@ def merge_variants(requests: Sequence[MergeRequest], progress: Progress | None =
     """
     _check(requests)
     for request in requests:
-        refuse_existing(request)
+        refuse_existing(request.output, overwrite=request.overwrite)
     with together(resolve_device(requests[0].device), wait_seconds=LONGEST_SHARE) as processes:
         shown = processes.progress(progress)
         results: list[MergeResult] = processes.first_says(lambda: _merge_all(requests, shown))

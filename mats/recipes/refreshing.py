@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mats.errors import OutputExists, RecipeError, RequestError
+from mats.errors import RecipeError, RequestError
+from mats.files import refuse_existing
 from mats.recipes.requests import cross_validates, reads_metadata
 from mats.recipes.schema import Recipe
 
@@ -28,8 +29,7 @@ def refreshed_recipe(recipe: Recipe, merged: Path, output: Path, *, overwrite: b
         raise RequestError(f"{merged}: no such folder; the result of mats merge on this recipe would be right")
     if merged.resolve() == output.resolve():
         raise RequestError(f"{output}: is the merge that is to be refreshed; another folder would be right")
-    if output.exists() and not overwrite:
-        raise OutputExists(f"{output}: exists already; choose another output or pass --overwrite")
+    refuse_existing(output, overwrite=overwrite)
     method = recipe.merge.settings.name
     if not reads_metadata(recipe):
         raise RequestError(f"merge.method {method}: reads no metadata, so there is nothing to measure once more")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mats.errors import OutputExists, WorkFailed
+from mats.errors import WorkFailed
 from mats.files import (
     CHUNK,
     exclusive,
@@ -18,6 +19,7 @@ from mats.files import (
     fsync_folder,
     publish_folder,
     read_json_object,
+    refuse_existing,
     write_bytes_atomically,
     write_json_atomically,
 )
@@ -26,6 +28,7 @@ from mats.store.manifest import CHECKSUMS_NAME, MANIFEST_NAME, RUN_NAME, Manifes
 from mats.store.reading import open_store
 
 LOCAL_PATH = re.compile(r"(/|~|\.\.?/|[A-Za-z]:[\\/])\S*")
+LOCAL_FILE = re.compile(r"(/|~|\.\.?/|[A-Za-z]:[\\/]|file:).*", re.DOTALL)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 KEPT_OF_RUN = ("libraries", "seconds", "peak_memory_bytes", "peak_device_memory_bytes", "device", "proxy", "compressed")
 
@@ -57,22 +60,22 @@ def export_store(
         OutputExists: `output` exists and `overwrite` is false.
         OutOfSpace, WorkFailed: the files cannot be written, or a local path is left in them.
     """
-    opened = open_store(store, verify=True)
     folder, progress = Path(output), progress or Silent()
+    refuse_existing(folder, overwrite=overwrite)
+    opened = open_store(store, verify=True)
     manifest = publishable(opened.manifest)
     run = {key: value for key, value in _run_of(opened.path).items() if key in KEPT_OF_RUN}
     texts = {"README.md": write_card(manifest, run), "LICENSE": license_text}
     _check_no_paths({**texts, MANIFEST_NAME: manifest.to_json().decode(), RUN_NAME: str(run)})
     with exclusive(folder.with_name(f".{folder.name}.lock")):
-        if folder.exists() and not overwrite:
-            raise OutputExists(f"{folder}: exists already; choose another output or pass --overwrite")
+        refuse_existing(folder, overwrite=overwrite)
         writing = folder.with_name(f".{folder.name}.writing")
         try:
             shutil.rmtree(writing, ignore_errors=True)
             writing.mkdir(parents=True)
             progress.start("copying the store", len(manifest.files))
             for name in sorted(manifest.files):
-                shutil.copyfile(opened.path / name, writing / name)
+                _copy_durably(opened.path / name, writing / name)
                 progress.advance()
             for name, text in texts.items():
                 write_bytes_atomically(writing / name, text.encode())
@@ -122,13 +125,23 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _without_paths(value: Any) -> Any:
-    """JSON values, every string that is a path of this machine replaced by its last part."""
+def _copy_durably(source: Path, target: Path) -> None:
+    """A copy that is on the disk when this returns, before its folder gets its final name."""
+    shutil.copyfile(source, target)
+    with open(target, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _without_paths(value: Any, pattern: re.Pattern[str] = LOCAL_PATH) -> Any:
+    """JSON values, every string that is a path of this machine replaced by its last part.
+
+    Where a dataset's files are named, spaces do not tell a path from a text.
+    """
     if isinstance(value, dict):
-        return {key: _without_paths(item) for key, item in value.items()}
+        return {key: _without_paths(item, LOCAL_FILE if key == "source" else pattern) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_paths(item) for item in value]
-    if isinstance(value, str) and LOCAL_PATH.fullmatch(value):
+        return [_without_paths(item, pattern) for item in value]
+    if isinstance(value, str) and pattern.fullmatch(value):
         return re.split(r"[\\/]", value.rstrip("/\\"))[-1]
     return value
 

@@ -15,6 +15,28 @@ STORE_ID = re.compile(
 )
 
 
+def find_store(source: str) -> Path | None:
+    """The folder of a store, here or on the hub; None for what is something else: a checkpoint, or nothing at all.
+
+    Of a repository that may be either, the manifest alone is asked for.
+
+    Raises:
+        RequestError: as `local_store`, of an id with a revision or a folder, which only stores have.
+    """
+    path = Path(source).expanduser()
+    found = STORE_ID.fullmatch(source)
+    if path.exists() or found is None or looks_local(Path(found["repository"])):
+        return path if (path / MANIFEST_NAME).is_file() else None
+    if found["revision"] is None and found["folder"] is None:
+        try:
+            root = snapshot(found["repository"], None, allow=[MANIFEST_NAME], ignore=["*/*"])
+        except RequestError:
+            return None  # whoever opens it as a checkpoint tells why it cannot be had
+        if not (root / MANIFEST_NAME).is_file():
+            return None
+    return local_store(source)
+
+
 def local_store(source: str | Path) -> Path:
     """The folder of a store: as it is where there is one, else the local snapshot of a hub id.
 

@@ -116,12 +116,7 @@ def unpack(packed: Tensor, n: int | None = None) -> Tensor:
             f"unpack: shape {list(packed.shape)}; the triangle of an [{n}, {n}] matrix is [{packed_size(n)}]"
         )
     matrix = packed.new_empty(n, n)
-    source, target = _arrays(packed, matrix)
-    start = 0
-    for row in range(n):
-        stop = start + n - row
-        target[row, row:] = source[start:stop]
-        start = stop
+    _fill_triangle(packed, matrix)
     mirror_(matrix)
     return matrix
 
@@ -130,13 +125,18 @@ def unpack_triangle(packed: Tensor, n: int) -> Tensor:
     """The upper triangular matrix [n, n] whose triangle, row by row, is `packed`; 0 below the diagonal."""
     assert packed.shape == (packed_size(n),), packed.shape
     matrix = packed.new_zeros(n, n)
+    _fill_triangle(packed, matrix)
+    return matrix
+
+
+def _fill_triangle(packed: Tensor, matrix: Tensor) -> None:
+    """Write the upper triangle of `matrix`; what lies below is left as it is."""
     source, target = _arrays(packed, matrix)
-    start = 0
+    n, start = len(matrix), 0
     for row in range(n):
         stop = start + n - row
         target[row, row:] = source[start:stop]
         start = stop
-    return matrix
 
 
 def packed_diagonal(packed: Tensor, n: int) -> Tensor:

@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mats.errors import OutOfSpace, OutputExists, RequestError
+from mats.errors import OutOfSpace, RequestError
 from mats.files import (
     exclusive,
     explain_os_error,
     fsync_folder,
     publish_folder,
+    refuse_existing,
     write_bytes_atomically,
     write_json_atomically,
 )
@@ -92,8 +93,7 @@ def write_store_locked(
     """`write_store` for a caller that holds the lock of `folder` already."""
     source = InMemory(sums) if isinstance(sums, Sums) else sums
     _check_agreement(folder, manifest, source)
-    if folder.exists() and not overwrite:
-        raise OutputExists(f"{folder}: exists already; choose another output or pass --overwrite")
+    refuse_existing(folder, overwrite=overwrite)
     writing = folder.with_name(f".{folder.name}.writing")
     try:
         shutil.rmtree(writing, ignore_errors=True)

@@ -11,14 +11,22 @@ from mats.errors import OutputExists, RequestError, StoreCorrupt, WorkFailed
 from mats.reporting.store_card import license_note, store_card
 from mats.store import DataIdentity, ModelIdentity, compress_store, open_store, verify_store
 from mats.store.export import export_store, public_name, publishable
-from mats.store.hub import local_store
+from mats.store.hub import find_store, local_store
 
 MODEL = ModelIdentity("paws", "/home/someone/models/paws", None, "xxh3_128:0123", "someone/base", "xxh3_128:4567")
 DATA = DataIdentity(
     "paws",
     "validation",
     "{{a}}/{{b}}",
-    {"source": {"format": "json_lines", "files": {"validation": ["/data/secret/paws.jsonl", "rows/more.jsonl"]}}},
+    {
+        "source": {
+            "format": "json_lines",
+            "files": {
+                "validation": ["/data/secret/paws.jsonl", "rows/more.jsonl", "/data/secret plans/all rows.jsonl"]
+            },
+        },
+        "template": "/ask {{a}}",
+    },
     None,
     "0" * 31 + "8",
 )
@@ -86,7 +94,10 @@ def test_no_path_of_this_machine_is_published(exported, tmp_path):
     manifest = open_store(folder).manifest
     assert (manifest.model.source, manifest.model.base) == ("paws", "someone/base")
     assert manifest.model.fingerprint == MODEL.fingerprint
-    assert manifest.data.settings["source"]["files"] == {"validation": ["paws.jsonl", "rows/more.jsonl"]}
+    assert manifest.data.settings["source"]["files"] == {
+        "validation": ["paws.jsonl", "rows/more.jsonl", "all rows.jsonl"]
+    }
+    assert manifest.data.settings["template"] == "/ask {{a}}", "a text is no path"
     assert manifest.data.template == "{{a}}/{{b}}"
     for path in folder.iterdir():
         if path.suffix != ".safetensors":
@@ -140,6 +151,8 @@ def test_an_export_is_refused_rather_than_half_made(exported, build, tmp_path):
     with pytest.raises(OutputExists, match="out: exists already"):
         exported("other")
     store = build("broken")
+    with pytest.raises(OutputExists, match="out: exists already"):
+        export_store(store / "no such store", tmp_path / "out", lambda *_: "", "")  # said before a byte is read
     shard = next(store.glob("diagonal-*"))
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
@@ -175,6 +188,20 @@ def test_what_the_hub_does_not_have_is_told_in_one_line(cached):
     with pytest.raises(RequestError, match=r"no metadata store, .*; someone/paws-metadata:halves/first would be right"):
         open_store(f"{cached}@v2")
     assert verify_store("someone/nothing")[0].startswith("someone/nothing: no such folder")
+
+
+def test_a_store_on_the_hub_is_told_from_a_checkpoint(cached, tmp_path):
+    assert find_store(cached) == local_store(cached)
+    assert find_store(f"{cached}@v2:halves/first") == local_store(f"{cached}@v2:halves/first")
+    (tmp_path / "cache" / "models--someone--model" / "snapshots" / ("c" * 40)).mkdir(parents=True)
+    (tmp_path / "cache" / "models--someone--model" / "refs").mkdir()
+    (tmp_path / "cache" / "models--someone--model" / "refs" / "main").write_text("c" * 40)
+    assert find_store("someone/model") is None, "a repository without a manifest"
+    assert find_store("someone/nothing") is None
+    assert find_store(str(tmp_path)) is None
+    assert find_store(str(tmp_path / "out")) == tmp_path / "out"
+    with pytest.raises(RequestError, match="not in the hub cache at revision v9"):
+        find_store(f"{cached}@v9")
 
 
 def test_a_folder_wins_over_a_hub_id(cached, build, tmp_path):
