@@ -23,6 +23,7 @@ from mats.cli import (
     inspect,
     merge,
     metadata,
+    plan_metadata,
     predict,
     refresh,
     report,
@@ -80,6 +81,7 @@ def about(
 
 for _command in (
     train,
+    plan_metadata,
     save_metadata,
     merge,
     refresh,

@@ -43,7 +43,8 @@ def save_metadata(
 ) -> None:
     """Measure each model of a recipe on its own data, once; the stores outlive the merge.
 
-    A complete store is kept as it is. Stopped half-way, the same command goes on where it was.
+    A complete store is kept as it is. Stopped half-way, the same command goes on where it was. Under accelerate
+    launch the processes share the batches.
 
     \b
     Examples:
@@ -58,6 +59,7 @@ def save_metadata(
 
     from mats.engine.collection import plan_save_metadata
     from mats.engine.collection import save_metadata as measure
+    from mats.engine.processes import together
     from mats.recipes.requests import collection_request, select_models
 
     requests = [
@@ -72,9 +74,11 @@ def save_metadata(
             print_lines(f"{name}: {line}" for name, plan in plans.items() for line in plan.lines())
         return
     stores = []
-    with progress_display(as_json=as_json) as progress:
+    with together() as processes, progress_display(as_json=as_json) as progress:
         for request in requests:
             stores.append({"model": request.name, "metadata": str(measure(request, progress))})
+    if not processes.is_first:
+        return
     if as_json:
         print_json({"stores": stores})
     else:

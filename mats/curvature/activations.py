@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -22,6 +25,16 @@ def kept_activation_bytes(model: nn.Module, batch: Batch) -> int:
         model: The model; it leaves as it came.
         batch: On the model's device.
     """
+    inputs = {
+        name: value.detach().requires_grad_(True) if value.is_floating_point() and "mask" not in name else value
+        for name, value in batch.inputs.items()
+    }
+    with frozen_evaluation(model):
+        return kept_bytes(model, lambda: model_logits(model, inputs))
+
+
+def kept_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
+    """Bytes that autograd keeps after `forward` of the frozen `model`, each embedding starting a graph."""
     own = {tensor.untyped_storage()._cdata for tensor in [*model.parameters(), *model.buffers()]}
     kept: dict[int, Tensor] = {}  # held, so that no memory is used again while it is counted
 
@@ -34,14 +47,10 @@ def kept_activation_bytes(model: nn.Module, batch: Batch) -> int:
     def start(_module: nn.Module, _inputs: object, output: object) -> Tensor | None:
         return starting_graph(output) if isinstance(output, Tensor) and not output.requires_grad else None
 
-    inputs = {
-        name: value.detach().requires_grad_(True) if value.is_floating_point() and "mask" not in name else value
-        for name, value in batch.inputs.items()
-    }
     handles = [module.register_forward_hook(start) for module in model.modules() if is_lookup(module)]
     try:
-        with frozen_evaluation(model), saved_tensors_hooks(note, lambda tensor: tensor):
-            logits = model_logits(model, inputs)
+        with torch.enable_grad(), saved_tensors_hooks(note, lambda tensor: tensor):
+            logits = forward()
     finally:
         for handle in handles:
             handle.remove()
