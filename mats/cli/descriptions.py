@@ -13,13 +13,6 @@ Description = tuple[dict[str, Any], list[tuple[Any, ...]], Sequence[str]]
 """Facts, rows, and the names of the rows' columns."""
 
 
-def is_store(folder: Path) -> bool:
-    """Whether a folder is a metadata store, by the name of its manifest."""
-    from mats.store import MANIFEST_NAME
-
-    return (folder / MANIFEST_NAME).is_file()
-
-
 def describe_checkpoint(source: str) -> Description:
     """What the headers of a checkpoint say.
 

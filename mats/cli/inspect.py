@@ -16,7 +16,9 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="Checkpoint (or hub id), metadata store, or result.")],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="Checkpoint or metadata store (each may be a hub id), or result.")
+    ],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, or every sum of a store.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -27,13 +29,15 @@ def inspect(
       mats inspect exp_out/merged
       mats inspect metadata/paws/paws-validation-empirical-mean-1f2e3d4c --tensors
     """
-    from mats.cli.descriptions import describe_checkpoint, describe_report, describe_store, is_store
+    from mats.cli.descriptions import describe_checkpoint, describe_report, describe_store
     from mats.cli.printing import print_json, print_lines, print_table
+    from mats.store.hub import find_store
 
-    folder = Path(path)
-    if is_store(folder):
-        facts, rows, columns = describe_store(folder)
+    store = find_store(path)
+    if store is not None:
+        facts, rows, columns = describe_store(store)
     else:
+        folder = Path(path)
         facts, rows, columns = describe_checkpoint(path)
         if (folder / "report.json").is_file():
             facts = {**facts, "kind": f"result ({facts['kind']})", **describe_report(folder / "report.json")}

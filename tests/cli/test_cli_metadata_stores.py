@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,31 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
+@pytest.fixture
+def on_the_hub(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The hub id of the store, in a cache as `snapshot_download` lays it out, and no network."""
+    import huggingface_hub.constants
+
+    home = tmp_path / "cache" / "models--someone--paws-metadata"
+    shutil.copytree(store, home / "snapshots" / ("a" * 40))
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    return "someone/paws-metadata"
+
+
 def run(*arguments: object) -> str:
     result = CliRunner().invoke(app, [str(each) for each in arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout
+
+
+def test_inspect_takes_the_hub_id_of_a_store(on_the_hub: str) -> None:
+    for source in (on_the_hub, f"{on_the_hub}@main"):
+        told = json.loads(run("inspect", source, "--json"))
+        assert (told["kind"], told["model"], told["examples"]) == ("metadata store", "paws", 2)
 
 
 def test_compress_tells_the_loss(store: Path, tmp_path: Path) -> None:
