@@ -33,7 +33,7 @@ class GroupsAhead(AbstractContextManager["GroupsAhead"]):
         self._waiting: tuple[int, Future[GroupProblem]] | None = None
         threads = torch.get_num_threads()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="groups-ahead")
-        self._thread.submit(torch.set_num_threads, 1).result()
+        self._thread.submit(_compute_alone).result()
         torch.set_num_threads(threads)  # what later threads start with is common to all
         on_gpu = loader.device.type == "cuda"
         self._stream = torch.cuda.Stream(loader.device) if on_gpu else None
@@ -79,3 +79,12 @@ class GroupsAhead(AbstractContextManager["GroupsAhead"]):
     ) -> None:
         self._thread.shutdown(cancel_futures=True)
         self._waiting = None
+
+
+def _compute_alone() -> None:
+    """One thread of torch's for the thread that calls this.
+
+    A thread takes torch's common number when it first computes, so it has to do that before it gets one of its own.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(1)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 import pytest
 from engine_families import Family, make_family
+from light_reports import write_light_report
 
 
 @pytest.fixture(scope="session")
@@ -42,10 +39,5 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Family:
 
 @pytest.fixture
 def light_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only report.json, without the page and plots, which take far longer than the merge of a tiny model."""
-
-    def write(report: dict[str, Any], folder: Path, **_: object) -> list[str]:
-        (folder / "report.json").write_text(json.dumps(report, indent=2, sort_keys=True))
-        return ["report.json"]
-
-    monkeypatch.setattr("mats.engine.merging.write_report", write)
+    """Only report.json; see `light_reports`."""
+    monkeypatch.setattr("mats.engine.merging.write_report", write_light_report)

@@ -13,6 +13,7 @@ import socket
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mats.errors import MatsError
@@ -21,7 +22,13 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["mats.engine.collection", "transformers.models.vit.modeling_vit"])
 
 
-def run_ranks(function: Callable[[], Any], folder: Path, count: int = 2, seconds: float = 120.0) -> list[Any]:
+def run_ranks(
+    function: Callable[[], Any],
+    folder: Path,
+    count: int = 2,
+    seconds: float = 120.0,
+    env: Mapping[str, str] = MappingProxyType({}),
+) -> list[Any]:
     """What `function` gives in each rank: its value, the MatsError it raised, or minus the signal that ended it.
 
     Args:
@@ -29,12 +36,13 @@ def run_ranks(function: Callable[[], Any], folder: Path, count: int = 2, seconds
         folder: for what the ranks say.
         count: of ranks.
         seconds: that they may take.
+        env: variables that they see besides.
 
     Raises:
         AssertionError: a rank raised something else, or did not end in time.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), **env}
     said = [folder / f"rank-{rank}" for rank in range(count)]
     ranks = [
         CONTEXT.Process(

@@ -14,9 +14,10 @@ from engine_families import Family
 from forked_ranks import run_ranks
 from hypothesis import given
 from hypothesis import strategies as st
+from light_reports import write_light_report
 
 from mats.checkpoints import CheckpointWriter, TensorInfo
-from mats.engine import Group, MergeRequest, Rule, Streamed, merge, plan_merge
+from mats.engine import Group, MergeRequest, Rule, Streamed, merge, merging, plan_merge
 from mats.engine.inputs import MergeInputs
 from mats.engine.processes import Processes
 from mats.engine.shares import Share, _dealt, share_of
@@ -73,7 +74,8 @@ def test_shares_are_a_partition_and_what_depends_on_each_other_stays_together(be
 
 
 def merged(request: MergeRequest, die: int | None = None) -> Any:
-    """In a rank, with the report that the test has put in place; with `die`, rank 1 is killed after as many tensors."""
+    """In a rank, with a light report; with `die`, rank 1 is killed after as many tensors."""
+    merging.write_report = write_light_report
     if die is not None and os.environ["RANK"] == "1":
         original, written = CheckpointWriter.write, 0
 
@@ -89,9 +91,9 @@ def merged(request: MergeRequest, die: int | None = None) -> Any:
     return result.path, result.report["layers"]
 
 
-@pytest.mark.usefixtures("light_report")
 def test_two_processes_give_the_bytes_of_one_also_after_a_kill(bert: Family, tmp_path: Path) -> None:
-    alone = merge(wanted(bert, tmp_path / "one" / "out"))
+    single = wanted(bert, tmp_path / "one" / "out")
+    ((_, layers_alone),) = run_ranks(partial(merged, single), tmp_path / "rank-alone", count=1, env=CPU)
     request = wanted(bert, tmp_path / "two" / "out")
     killed = run_ranks(partial(merged, request, 5), tmp_path / "ranks-killed", env=CPU)
     assert killed[1] == -signal.SIGKILL
@@ -99,10 +101,10 @@ def test_two_processes_give_the_bytes_of_one_also_after_a_kill(bert: Family, tmp
     assert not request.output.exists()
     partial_work = tmp_path / "two" / ".out.partial"
     assert (partial_work / "journal-1").exists()
-    finished = run_ranks(partial(merged, request), tmp_path / "ranks", env=CPU)
-    assert [path for path, _ in finished] == [request.output] * 2
-    assert all(layers == alone.report["layers"] for _, layers in finished)
-    one, two = contents(alone.path), contents(request.output)
+    finished = run_ranks(partial(merged, request), tmp_path / "ranks", count=3, env=CPU)  # one more than before
+    assert [path for path, _ in finished] == [request.output] * 3
+    assert all(layers == layers_alone for _, layers in finished)
+    one, two = contents(single.output), contents(request.output)
     two["report.json"] = two["report.json"].replace(b"/two/", b"/one/")
     two["recipe.yaml"] = two["recipe.yaml"].replace(b"/two/", b"/one/")
     assert one.keys() == two.keys()
@@ -122,7 +124,6 @@ def failing(request: MergeRequest) -> Any:
     return merge(request).path
 
 
-@pytest.mark.usefixtures("light_report")
 def test_one_that_fails_stops_the_other_with_its_line(bert: Family, tmp_path: Path) -> None:
     request = wanted(bert, tmp_path / "out")
     first, second = run_ranks(partial(failing, request), tmp_path / "ranks", env=CPU)
