@@ -6,7 +6,6 @@ Stores call the parts `<tensor>[3]`, and so does everything between plan and wri
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -74,11 +73,10 @@ class _Whole:
 
 
 class Assembly:
-    """Parts wait here until their tensor is whole; threads may add at the same time, as large and small groups do."""
+    """Parts wait here until their tensor is whole. Added on one thread: what is a part is not shareable."""
 
     def __init__(self) -> None:
         self._waiting: dict[tuple[int, str], _Whole] = {}
-        self._guard = threading.Lock()
 
     def add(
         self, writer: CheckpointWriter, info: TensorInfo, number: int, part: Tensor, entry: Any
@@ -96,15 +94,14 @@ class Assembly:
             The whole tensor and the entries in the order of the parts, when this was the last; else None.
         """
         key = (id(writer), info.name)
-        with self._guard:
-            if key not in self._waiting:
-                empty = torch.empty(info.shape, dtype=part.dtype)
-                self._waiting[key] = _Whole(empty, set(range(info.shape[0])))
-            whole = self._waiting[key]
-            whole.tensor[number] = part
-            whole.missing.discard(number)
-            whole.entries += [] if entry is None else [(number, entry)]
-            if whole.missing:
-                return None
-            del self._waiting[key]
+        if key not in self._waiting:
+            empty = torch.empty(info.shape, dtype=part.dtype)
+            self._waiting[key] = _Whole(empty, set(range(info.shape[0])))
+        whole = self._waiting[key]
+        whole.tensor[number] = part
+        whole.missing.discard(number)
+        whole.entries += [] if entry is None else [(number, entry)]
+        if whole.missing:
+            return None
+        del self._waiting[key]
         return whole.tensor, [told for _, told in sorted(whole.entries, key=lambda pair: pair[0])]

@@ -37,7 +37,7 @@ from mats.engine.solving import solve_groups, unconverged
 from mats.engine.streaming import ElementwisePool, stream_tensors
 from mats.engine.threads import one_thread
 from mats.errors import NotConverged
-from mats.files import refuse_existing, write_json_atomically
+from mats.files import refuse_existing, refuse_replacing_inputs, write_json_atomically
 from mats.progress import Progress, Silent
 from mats.reporting import write_report
 
@@ -60,6 +60,7 @@ def merge(request: MergeRequest, progress: Progress | None = None) -> MergeResul
 
     Raises:
         OutputExists: the output is there already, or another run is writing it.
+        RequestError: it is, or holds, what is merged.
         FingerprintMismatch: a store was measured on other weights.
         NotConverged: after publishing, with `strict`, when a solve missed its tolerance.
         WorkFailed: another of the processes failed.
@@ -67,6 +68,7 @@ def merge(request: MergeRequest, progress: Progress | None = None) -> MergeResul
     """
     started = time.time()
     refuse_existing(request.output, overwrite=request.overwrite)
+    refuse_replacing_inputs(request.output, request.sources)
     with together(resolve_device(request.device), wait_seconds=LONGEST_SHARE) as processes:
         progress = processes.progress(progress or Silent())
         sums = processes.first_says(lambda: merge_sums(request, progress)) if request.makes_adapter else None
@@ -85,8 +87,8 @@ def _merge(
 ) -> tuple[Path, dict[str, Any]]:
     """Plan, work, and in the first process publish; the output's path and its report, in all of them."""
     request = replace(request, device=own_device(request.device, processes))
-    request, curve = processes.first_says(lambda: choose_strength(request, progress))
-    request = replace(request, device=own_device(request.device, processes))
+    chosen, curve = processes.first_says(lambda: choose_strength(request, progress))
+    request = replace(chosen, device=request.device)
     with MergeInputs(request) as inputs, ExitStack() as stack:
         plan = make_plan(inputs)
         adapter = stack.enter_context(AdapterOutput(inputs, plan)) if request.makes_adapter else None

@@ -95,8 +95,11 @@ def written_together(processes: Processes, make: Callable[[int], Writer]) -> Wri
 
 
 def own_device(name: str, processes: Processes) -> str:
-    """The device of this process: of several GPUs the one that its number on this machine names, in turn."""
+    """The device of this process: of several GPUs the one that its number on this machine names, in turn.
+
+    A GPU that is asked for by number is taken by all.
+    """
     device = resolve_device(name)
-    if processes.count == 1 or device.type != "cuda":
+    if processes.count == 1 or device.type != "cuda" or device.index is not None:
         return name
     return f"cuda:{processes.local_rank % torch.cuda.device_count()}"

@@ -23,7 +23,7 @@ from mats.engine.request import MergeRequest
 from mats.engine.streaming import ElementwisePool, base_tensor, finish, model_tensors
 from mats.engine.threads import one_thread
 from mats.errors import RequestError
-from mats.files import refuse_existing
+from mats.files import refuse_existing, refuse_replacing_inputs
 from mats.methods.elementwise import ElementwiseMerge
 from mats.methods.settings import ElementwiseSettings
 from mats.methods.ties_merge import TiesMerge
@@ -46,6 +46,7 @@ def merge_variants(requests: Sequence[MergeRequest], progress: Progress | None =
     _check(requests)
     for request in requests:
         refuse_existing(request.output, overwrite=request.overwrite)
+        refuse_replacing_inputs(request.output, request.sources)
     with together(resolve_device(requests[0].device), wait_seconds=LONGEST_SHARE) as processes:
         shown = processes.progress(progress)
         results: list[MergeResult] = processes.first_says(lambda: _merge_all(requests, shown))
@@ -84,10 +85,6 @@ class KeptTensors:
             read = self._inputs.read_base(name) if index is None else self._inputs.read(index, name)
             self._tensors[index] = read
         return self._tensors[index].clone()
-
-    def forget(self) -> None:
-        """Let go of what is held."""
-        self._name, self._tensors = None, {}
 
 
 class VariantInputs(MergeInputs):

@@ -11,7 +11,6 @@ codec keeps, a matrix that it gives back is positive semi-definite if the one th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -77,11 +76,6 @@ def codec_of(encoding: str) -> Codec:
     if name == "dense_float8":
         return ScaledRoots()
     return BlockDiagonal(int(number)) if name == "block_diagonal" else LowRank(int(number))
-
-
-def is_encoding(name: str) -> bool:
-    """Whether this version knows an encoding of that name."""
-    return re.fullmatch(ENCODING_PATTERN, name) is not None
 
 
 def key_of(name: str) -> tuple[str, str]:

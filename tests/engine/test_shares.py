@@ -20,7 +20,7 @@ from mats.checkpoints import CheckpointWriter, TensorInfo
 from mats.engine import Group, MergeRequest, Rule, Streamed, merge, merging, plan_merge
 from mats.engine.inputs import MergeInputs
 from mats.engine.processes import Processes
-from mats.engine.shares import Share, _dealt, share_of
+from mats.engine.shares import Share, _dealt, own_device, share_of
 from mats.errors import MatsError, NonFiniteWeights, WorkFailed
 from mats.methods import AverageSettings, MatsSettings, SolverChoice, TiesSettings
 
@@ -161,3 +161,17 @@ def test_journals_of_other_processes_are_taken_over_where_their_bytes_are_right(
         assert again.notes["c"] == "c"
         again.publish()
     assert not damaged.parent.parent.exists()
+
+
+def test_gpus_are_taken_in_turn_and_one_that_is_named_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    third = rank(2, 4)
+    third.local_rank = 3
+    assert [own_device(name, third) for name in ("auto", "cuda", "cuda:0", "cpu")] == [
+        "cuda:1",
+        "cuda:1",
+        "cuda:0",
+        "cpu",
+    ]
+    assert own_device("auto", rank(0, 1)) == "auto"
