@@ -9,18 +9,19 @@ from typing import Any
 
 import pytest
 import torch
+from family_stores import write_measured_store
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.architectures.families import FAMILIES, enlivened
-from mats.checkpoints import open_checkpoint, parameter_names
-from mats.curvature import CollectionSettings, collect
+from mats.checkpoints import open_checkpoint
+from mats.curvature import CollectionSettings
 from mats.engine import MergeRequest, ModelInput, merge
 from mats.engine.imported import ImportRequest, import_metadata
 from mats.errors import CheckpointCorrupt, InputsMismatch, RequestError, ShapeMismatch
 from mats.methods import FisherSettings, MatsSettings
-from mats.store import DataIdentity, Manifest, ModelIdentity, open_store, write_store
+from mats.store import open_store
 
 T5 = next(family for family in FAMILIES if family.name == "FLAN-T5")
 BATCH = T5.batch(6)
@@ -91,26 +92,9 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def own_store(model: nn.Module, folder: Path, store: Path) -> None:
-    settings = CollectionSettings(
-        statistics=("input_gram", "output_gram", "diagonal"), homogeneous=False, accumulate_dtype="float64"
-    )
-    with open_checkpoint(folder) as checkpoint:
-        names = parameter_names(model.float(), checkpoint)
-        plan, sums = collect(model.double(), [BATCH], settings, names)
-        manifest = Manifest(
-            model=ModelIdentity(folder.name, str(folder), None, checkpoint.fingerprint()),
-            data=DataIdentity("random", "validation", None),
-            estimator={"labels": "empirical", "loss": "mean", "homogeneous": False},
-            examples=BATCH.size,
-            example_ids=tuple(sorted(BATCH.example_ids)),
-            sites=plan.sites,
-            layers=plan.layers,
-            parameters=plan.parameters,
-            uncovered=dict(plan.uncovered),
-            tokens=sums.tokens,
-            fourth_moments=sums.fourth_moments,
-        )
-    write_store(store, manifest, sums, {})
+    statistics = ("input_gram", "output_gram", "diagonal")
+    settings = CollectionSettings(statistics=statistics, homogeneous=False, accumulate_dtype="float64")
+    write_measured_store(model, BATCH, settings, folder, store)
 
 
 def merged(root: Path, kind: str, method: MatsSettings | FisherSettings, output: Path) -> dict[str, Tensor]:
@@ -120,6 +104,7 @@ def merged(root: Path, kind: str, method: MatsSettings | FisherSettings, output:
         return {name: checkpoint.read(name) for name in checkpoint.tensors}
 
 
+@pytest.mark.usefixtures("light_report")
 @pytest.mark.parametrize(("statistic", "scaling"), [("kfac", "tokens"), ("kfac", "examples"), ("diagonal", "examples")])
 def test_a_merge_with_imported_files_is_that_with_our_own_store(
     both: Path, statistic: str, scaling: str, tmp_path: Path

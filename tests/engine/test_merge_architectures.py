@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from family_stores import write_measured_store
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.architectures.families import FAMILIES, Family, enlivened
-from mats.checkpoints import open_checkpoint, parameter_names
-from mats.curvature import CollectionSettings, collect
+from mats.checkpoints import open_checkpoint
+from mats.curvature import CollectionSettings
 from mats.data.batch import Batch
 from mats.engine import MergeRequest, ModelInput, merge
 from mats.methods import MatsSettings, RegMeanSettings
-from mats.store import DataIdentity, Manifest, ModelIdentity, open_store, write_store
+from mats.store import Manifest, open_store
 
 QUICK = ("GPT-2", "Mixtral", "ResNet")
 PARAMETERS = [
@@ -40,25 +41,8 @@ def saved(family: Family, folder: Path, *, seed: int) -> nn.Module:
 
 def measured(model: nn.Module, family: Family, folder: Path, store: Path) -> Manifest:
     """A store of all statistics of the checkpoint in `folder`."""
-    batch = in_float32(family.batch(6))
     settings = CollectionSettings(statistics=("input_gram", "output_gram", "diagonal"))
-    with open_checkpoint(folder) as checkpoint:
-        plan, sums = collect(model, [batch], settings, parameter_names(model, checkpoint))
-        manifest = Manifest(
-            model=ModelIdentity(folder.name, str(folder), None, checkpoint.fingerprint()),
-            data=DataIdentity("random", "validation", None),
-            estimator={"labels": "empirical", "loss": "mean", "homogeneous": True},
-            examples=batch.size,
-            example_ids=tuple(sorted(batch.example_ids)),
-            sites=plan.sites,
-            layers=plan.layers,
-            parameters=plan.parameters,
-            uncovered=dict(plan.uncovered),
-            tokens=sums.tokens,
-            fourth_moments=sums.fourth_moments,
-        )
-    write_store(store, manifest, sums, {})
-    return manifest
+    return write_measured_store(model, in_float32(family.batch(6)), settings, folder, store)
 
 
 def specialists(family: Family, folder: Path) -> tuple[ModelInput, ...]:
@@ -80,6 +64,7 @@ def merged(family: Family, folder: Path) -> tuple[dict[str, Any], nn.Module, dic
     return report, loaded.eval(), info
 
 
+@pytest.mark.usefixtures("light_report")
 @pytest.mark.parametrize("family", PARAMETERS)
 def test_a_merge_of_each_architecture_loads_and_runs(family: Family, tmp_path: Path) -> None:
     report, model, info = merged(family, tmp_path)
@@ -110,6 +95,7 @@ def exact_expert(root: Path, layer: str, weight: str, bias: str, number: int) ->
     return solved[:-1], solved[-1]
 
 
+@pytest.mark.usefixtures("light_report")
 @pytest.mark.parametrize("budget", [None, 70_000])
 def test_fused_experts_are_solved_one_by_one_and_written_as_one_tensor(budget: int | None, tmp_path: Path) -> None:
     family = next(family for family in FAMILIES if family.name == "gpt-oss")
