@@ -19,11 +19,11 @@ from mats.curvature.losses import model_logits
 from mats.curvature.passes import passes
 from mats.curvature.per_example import Use
 from mats.curvature.settings import GRAM_STATISTICS, CollectionSettings
-from mats.curvature.sites import CallRecorder, first_argument, is_lookup, starting_graph
+from mats.curvature.sites import CallRecorder, first_argument, is_lookup, spread_over_examples, starting_graph
 from mats.curvature.state import frozen_evaluation, full_precision_products, trainable
 from mats.curvature.taps import LayerTap, Tap
 from mats.data.batch import Batch
-from mats.errors import ShapeMismatch
+from mats.errors import MatsError, ShapeMismatch
 
 _COEFFICIENTS = (0.7, 1.9, -1.3, 0.4, 1.1)
 
@@ -38,6 +38,7 @@ class Examination:
         wrong_sum: Parameters whose hooks miss part of the gradient, with the relative error.
         wrong_examples: Parameters whose rows cannot be credited to examples.
         errors: Relative error of Σ δ aᵀ for every parameter that hooks read and whose gradient is more than rounding.
+        spread: Names of lookups made once for the whole batch, seen as one for each example.
     """
 
     recorder: CallRecorder
@@ -45,6 +46,7 @@ class Examination:
     wrong_sum: dict[int, float] = field(default_factory=dict)
     wrong_examples: set[int] = field(default_factory=set)
     errors: dict[int, float] = field(default_factory=dict)
+    spread: frozenset[str] = frozenset()
 
 
 def examination_batch(batch: Batch) -> Batch:
@@ -66,6 +68,8 @@ def examine(
 ) -> Examination:
     """Look at the model's calls and gradients on a few examples of `batch`.
 
+    Lookups that the whole batch shares are spread over the examples; a model that does not bear it is looked at again.
+
     Args:
         model: The model; it leaves as it came.
         taps: Taps by module name.
@@ -73,6 +77,26 @@ def examine(
         batch: On the model's device.
         settings: For the labels and the loss.
     """
+    spread: set[str] = set()
+    try:
+        return _examine(model, taps, parameters, batch, settings, spread)
+    except MatsError:
+        raise
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError):
+        if not spread:
+            raise
+        return _examine(model, taps, parameters, batch, settings, None)
+
+
+def _examine(
+    model: nn.Module,
+    taps: Mapping[str, Tap],
+    parameters: Mapping[str, nn.Parameter],
+    batch: Batch,
+    settings: CollectionSettings,
+    spread: set[str] | None,
+) -> Examination:
+    """One look; `spread` collects the names of lookups that are spread, None: none may be."""
     floating = [parameter for parameter in parameters.values() if parameter.is_floating_point()]
     with ExitStack() as stack:
         stack.enter_context(frozen_evaluation(model))
@@ -81,14 +105,14 @@ def examine(
         stack.enter_context(torch.enable_grad())
         first = next(passes(model, examination_batch(batch), settings))
         wanted = {id(parameter) for parameter in floating}
-        sketches = _Sketches(first.batch, taps, wanted, _layers_with_grams(taps, wanted, settings))
+        sketches = _Sketches(first.batch, taps, wanted, _layers_with_grams(taps, wanted, settings), spread)
         stack.callback(sketches.remove_hooks)
         sketches.install(model)
         logits = model_logits(model, first.batch.inputs)
         sketches.listening = False
         sketches.recorder.judge_calls()
         losses = next(first.terms(logits)).losses
-        examination = Examination(sketches.recorder)
+        examination = Examination(sketches.recorder, spread=frozenset(spread or ()))
         found = _gradient_sketches(floating, losses, torch.ones_like(losses), sketches, retain=True)
         weighted = _gradient_sketches(
             floating, losses, losses.new_tensor(_COEFFICIENTS[: len(losses)]), None, retain=False
@@ -145,10 +169,18 @@ def _sketch(gradient: Tensor) -> Tensor:
 class _Sketches:
     """Hooks that record calls and reduce each use of a parameter to its sketch."""
 
-    def __init__(self, batch: Batch, taps: Mapping[str, Tap], wanted: set[int], measured: frozenset[str]) -> None:
+    def __init__(
+        self,
+        batch: Batch,
+        taps: Mapping[str, Tap],
+        wanted: set[int],
+        measured: frozenset[str],
+        spread: set[str] | None,
+    ) -> None:
         self.batch = batch
         self.taps = taps
         self.wanted = wanted
+        self.spread = spread
         self.recorder = CallRecorder(batch, measured)
         self.listening = True
         self.watching = False
@@ -184,6 +216,12 @@ class _Sketches:
                 self.recorder.note_embedding(inputs, output)
             if isinstance(tap, LayerTap):
                 self.recorder.note_call(name, tap.rule, inputs)
+            if tap is not None and self.spread is not None:
+                shared = inputs
+                inputs, output = spread_over_examples(module, inputs, output, self.batch.size)
+                if inputs is not shared:
+                    self.spread.add(name)
+                    replaced = output
             if tap is not None:
                 watched, kept = tap.capture(inputs, output)
                 if watched.requires_grad:

@@ -16,7 +16,7 @@ from mats.curvature.passes import Pass, passes
 from mats.curvature.per_example import ParameterSum, Use
 from mats.curvature.plan import CollectionPlan
 from mats.curvature.rules import EmbeddingRule, Routing, layer_rule
-from mats.curvature.sites import first_argument, is_lookup, starting_graph, tensor_identity
+from mats.curvature.sites import first_argument, is_lookup, spread_over_examples, starting_graph, tensor_identity
 from mats.curvature.taps import Tap, tap_of
 from mats.data.batch import Batch
 from mats.errors import InputsMismatch, WorkFailed
@@ -174,6 +174,10 @@ class BatchHooks:
         replaced = None
         if hook.starts_graph and not output.requires_grad and output.is_floating_point():
             replaced = output = starting_graph(output)
+        if hook.tapped:
+            inputs, spread = spread_over_examples(hook.module, inputs, output, frame.run.batch.size)
+            if spread is not output:
+                replaced = output = spread
         if hook.reads_gradient:
             self._watch(hook, frame, inputs, output, chosen, with_gram=is_measured)
         return replaced
@@ -331,6 +335,7 @@ class _ModuleHook:
         self.owner = owner
         self.name = name
         self.layer = owner.layers.get(name)
+        self.module = module
         self.rule = layer_rule(module)
         measured = self.layer is not None and self.layer.site in owner.inputs
         self.site = self.layer.site if measured and self.layer is not None else None

@@ -12,13 +12,14 @@ from torch import Tensor
 from mats.curvature.losses import IGNORED
 
 
-def uniforms(seed: int, example_ids: Sequence[str], positions: int) -> Tensor:
-    """One number in [0, 1) for each (example, position), from a hash of (seed, example id, position) alone.
+def uniforms(seed: int, example_ids: Sequence[str], positions: int, repetition: int = 0) -> Tensor:
+    """One number in [0, 1) for each (example, position), from a hash of (seed, example id, position, repetition) alone.
 
     Returns:
         float64 [examples, positions] on the CPU. The example's hash is stepped by SplitMix64 (Steele et al. 2014).
     """
-    keys = [hashlib.blake2b(f"{seed}\0{example}".encode(), digest_size=8).digest() for example in example_ids]
+    again = f"\0{repetition}" if repetition else ""  # the first repetition has the numbers of a single one
+    keys = [hashlib.blake2b(f"{seed}\0{example}{again}".encode(), digest_size=8).digest() for example in example_ids]
     start = numpy.frombuffer(b"".join(keys), dtype="<u8").astype(numpy.uint64)[:, None]
     with numpy.errstate(over="ignore"):  # arithmetic modulo 2⁶⁴ is meant
         steps = numpy.arange(1, positions + 1, dtype=numpy.uint64) * numpy.uint64(0x9E3779B97F4A7C15)
@@ -29,9 +30,11 @@ def uniforms(seed: int, example_ids: Sequence[str], positions: int) -> Tensor:
     return torch.from_numpy((state >> numpy.uint64(11)).astype(numpy.float64) * 2.0**-53)
 
 
-def normals(seed: int, example_ids: Sequence[str]) -> Tensor:
+def normals(seed: int, example_ids: Sequence[str], repetition: int = 0) -> Tensor:
     """One draw from N(0, 1) for each example, float64 [examples] on the CPU, by inverting its distribution function."""
-    middle_of_step = uniforms(seed, example_ids, 1)[:, 0] + 2.0**-54  # in (0, 1), so that every draw is finite
+    middle_of_step = (
+        uniforms(seed, example_ids, 1, repetition)[:, 0] + 2.0**-54
+    )  # in (0, 1), so that every draw is finite
     return torch.special.ndtri(middle_of_step)
 
 
@@ -53,7 +56,7 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
     return torch.minimum(drawn, last)
 
 
-def draw_labels(logits: Tensor, labels: Tensor, seed: int, example_ids: Sequence[str]) -> Tensor:
+def draw_labels(logits: Tensor, labels: Tensor, seed: int, example_ids: Sequence[str], repetition: int = 0) -> Tensor:
     """Replace every scored label by a draw from the model's distribution at its position.
 
     A position is counted among the example's own scored positions, so padding on either side changes nothing. Examples
@@ -62,8 +65,11 @@ def draw_labels(logits: Tensor, labels: Tensor, seed: int, example_ids: Sequence
     Args:
         logits: [B, R, V], aligned with `labels`.
         labels: int64 [B, R], -100 where nothing is scored (and nothing is drawn).
+        seed: Of the draws.
+        example_ids: Of the B examples.
+        repetition: Which of several independent draws of all labels.
     """
-    uniform = uniforms(seed, example_ids, labels.shape[1]).to(labels.device)
+    uniform = uniforms(seed, example_ids, labels.shape[1], repetition).to(labels.device)
     ordinal = ((labels != IGNORED).cumsum(1) - 1).clamp(min=0)
     uniform = uniform.gather(1, ordinal)
     drawn = torch.stack([draw(logits[n].detach(), uniform[n]) for n in range(labels.shape[0])])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -63,10 +63,14 @@ def scored_positions(batch: Batch, logits: Tensor) -> tuple[Tensor, Tensor]:
     return logits, batch.labels
 
 
-def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """-log p(label) at each position [B, R]; 0 where the label is -100. In float32 or better."""
-    flat = at_least_float32(logits).flatten(0, 1)
-    losses = functional.cross_entropy(flat, labels.flatten(), reduction="none", ignore_index=IGNORED)
+def log_probabilities(logits: Tensor) -> Tensor:
+    """log softmax over the last dimension, in float32 or better."""
+    return at_least_float32(logits).log_softmax(-1)
+
+
+def token_losses(known: Tensor, labels: Tensor) -> Tensor:
+    """-log p(label) at each position [B, R], from log p [B, R, V]; 0 where the label is -100."""
+    losses = functional.nll_loss(known.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORED)
     return losses.reshape(labels.shape)
 
 
@@ -76,10 +80,15 @@ def example_losses(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
     No example's value depends on its neighbours, so the sum over a batch has each example's own gradient. An example
     with nothing scored has loss 0.
     """
-    summed = token_losses(logits, labels).sum(1)
-    if loss == "sum":
-        return summed
-    return summed / (labels != IGNORED).sum(1).clamp(min=1)
+    return next(losses_of_each(logits, [labels], loss))
+
+
+def losses_of_each(logits: Tensor, drawn: Iterable[Tensor], loss: Loss) -> Iterator[Tensor]:
+    """`example_losses` [B] for each of several labels [B, R]; their graphs share the log-probabilities [B, R, V]."""
+    known = log_probabilities(logits)
+    for labels in drawn:
+        summed = token_losses(known, labels).sum(1)
+        yield summed if loss == "sum" else summed / (labels != IGNORED).sum(1).clamp(min=1)
 
 
 def regression_outputs(logits: Tensor) -> Tensor:

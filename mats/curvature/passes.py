@@ -1,9 +1,10 @@
 """Which forward and backward passes give a batch its curvature.
 
-`empirical` and `sampled` labels take one forward and one backward. `exact` labels are an expectation: over classes, one
-forward shared by one backward per class; over answer choices, one forward and backward per choice, since the choice is
-what the decoder reads. The pass of a label with probability p has its loss scaled by √p, so that products of gradients
-carry p, and its input rows count p times.
+`empirical` and `sampled` labels take one forward and one backward. Several draws of sampled labels share the forward
+and count as their mean; over answer choices each draw takes its own, since the choice is what the decoder reads.
+`exact` labels are an expectation: over classes, one forward shared by one backward per class; over answer choices, one
+forward and backward per choice. The pass of a label with probability p has its loss scaled by √p, so that products of
+gradients carry p, and its input rows count p times.
 
 A regression has the likelihood of a Gaussian around its output f with variance 1, so the gradient of an example is
 (f − y) ∂f. With `exact` labels E (f − y)² = 1: one backward of f itself.
@@ -23,9 +24,10 @@ from mats.curvature.losses import (
     CLASSIFICATION,
     IGNORED,
     REGRESSION,
-    at_least_float32,
     example_losses,
+    log_probabilities,
     logits_of,
+    losses_of_each,
     model_logits,
     regression_losses,
     regression_outputs,
@@ -80,11 +82,17 @@ def passes(model: nn.Module, batch: Batch, settings: CollectionSettings) -> Iter
 
 
 def _single_term(batch: Batch, logits: Tensor, settings: CollectionSettings) -> Iterator[Term]:
-    """The loss of the data's labels, or of labels drawn from `logits`."""
+    """The loss of the data's labels, or of labels drawn from `logits`, once or several times."""
     aligned, labels = scored_positions(batch, logits)
-    if settings.labels == "sampled":
-        labels = draw_labels(aligned, labels, settings.seed, batch.example_ids)
-    yield Term(example_losses(aligned, labels, settings.loss))
+    if settings.labels != "sampled":
+        yield Term(example_losses(aligned, labels, settings.loss))
+        return
+    drawn = (
+        draw_labels(aligned, labels, settings.seed, batch.example_ids, repetition)
+        for repetition in range(settings.draws)
+    )
+    for losses in losses_of_each(aligned, drawn, settings.loss):
+        yield _one_of(settings.draws, losses)
 
 
 def _regression_term(batch: Batch, logits: Tensor, settings: CollectionSettings) -> Iterator[Term]:
@@ -93,11 +101,12 @@ def _regression_term(batch: Batch, logits: Tensor, settings: CollectionSettings)
     if settings.labels == "exact":
         yield Term(outputs, kurtosis=GAUSSIAN_KURTOSIS)
         return
-    labels = batch.labels
-    if settings.labels == "sampled":
-        noise = normals(settings.seed, batch.example_ids).to(outputs.device, outputs.dtype)
-        labels = outputs.detach() + noise
-    yield Term(regression_losses(outputs, labels))
+    if settings.labels != "sampled":
+        yield Term(regression_losses(outputs, batch.labels))
+        return
+    for repetition in range(settings.draws):
+        noise = normals(settings.seed, batch.example_ids, repetition).to(outputs.device, outputs.dtype)
+        yield _one_of(settings.draws, regression_losses(outputs, outputs.detach() + noise))
 
 
 def _every_class(model: nn.Module, batch: Batch, settings: CollectionSettings) -> Pass:
@@ -112,10 +121,10 @@ def _every_class(model: nn.Module, batch: Batch, settings: CollectionSettings) -
     def terms(logits: Tensor) -> Iterator[Term]:
         if logits.shape[-1] > settings.exact_limit:
             raise _too_many("classes", int(logits.shape[-1]), settings)
-        log_probabilities = at_least_float32(logits).log_softmax(-1)
-        weights = log_probabilities.detach().exp()
+        known = log_probabilities(logits)
+        weights = known.detach().exp()
         for index in range(logits.shape[-1]):
-            yield _weighted(-log_probabilities[:, index], weights[:, index])
+            yield _weighted(-known[:, index], weights[:, index])
 
     return Pass(batch, None, terms)
 
@@ -126,20 +135,27 @@ def _too_many(what: str, count: int, settings: CollectionSettings) -> RequestErr
     )
 
 
+def _one_of(draws: int, losses: Tensor) -> Term:
+    """The term of one of several draws, whose mean is measured."""
+    return Term(losses) if draws == 1 else _weighted(losses, torch.full_like(losses, 1 / draws, dtype=torch.float64))
+
+
 def _weighted(losses: Tensor, weights: Tensor) -> Term:
     """Scale by √p; where p is 0 the loss may be infinite, and the gradient must still be 0."""
     positive = weights > 0
-    scaled = torch.where(positive, losses, torch.zeros_like(losses)) * weights.sqrt()
+    scaled = torch.where(positive, losses, torch.zeros_like(losses)) * weights.sqrt().to(losses.dtype)
     return Term(scaled, weights)
 
 
 def _choice_passes(model: nn.Module, batch: Batch, settings: CollectionSettings) -> Iterator[Pass]:
-    """Answer choices: one drawn, or each in turn with its probability."""
+    """Answer choices: drawn, once or several times, or each in turn with its probability."""
     assert batch.choices is not None
     scores = choice_log_probabilities(model, batch)
     if settings.labels == "sampled":
-        uniform = uniforms(settings.seed, batch.example_ids, 1)[:, 0].to(scores.device)
-        yield _choice_pass(model, batch, draw(scores, uniform), None, settings)
+        share = None if settings.draws == 1 else scores.new_full((batch.size,), 1 / settings.draws)
+        for repetition in range(settings.draws):
+            uniform = uniforms(settings.seed, batch.example_ids, 1, repetition)[:, 0].to(scores.device)
+            yield _choice_pass(model, batch, draw(scores, uniform), share, settings)
         return
     count = batch.choices.shape[1]
     if count > settings.exact_limit:
@@ -202,7 +218,7 @@ def choice_log_probabilities(model: nn.Module, batch: Batch) -> Tensor:
             chosen = torch.full((batch.size,), index, dtype=torch.int64, device=batch.choices.device)
             answered = with_choice(model, batch, chosen)
             logits, encoded = _reusing_encoder(model, answered, encoded)
-            summed = -token_losses(logits, answered.labels).double().sum(1)
+            summed = -token_losses(log_probabilities(logits), answered.labels).double().sum(1)
             empty = (answered.labels == IGNORED).all(1)
             columns.append(summed.masked_fill(empty, -torch.inf))
     return torch.stack(columns, dim=1)

@@ -18,6 +18,10 @@ from mats.store.records import Layout
 # for 256×256 to 768×3072 weights: 1.5 to 3 times faster than large batched products); a GPU wants few, large launches.
 _CHUNK_BYTES = {"cpu": 128 * 2**10, "cuda": 64 * 2**20}
 
+# Rows and columns of a larger weight's tiles on a CPU: 1.2 MB, about a core's cache (for 128 tokens and 768×768 to
+# 768×3072 weights 1.2 to 1.5 times faster than whole weights, for 16 tokens up to 2.7 times).
+_TILE = (384, 768)
+
 
 class Use(ABC):
     """One use of a parameter in one forward pass: how each example's gradient arises from it."""
@@ -69,8 +73,22 @@ class OuterUse(Use):
         if self.left.shape[1] == 1:
             product = self.left.flatten(0, 1).square().T @ self.right.flatten(0, 1).square()
             squares += product.reshape(self.shape)
+        elif squares.device.type == "cpu" and squares.numel() * squares.element_size() > _CHUNK_BYTES["cpu"]:
+            self._add_squares_of_tiles_(squares.view(self.left.shape[2], self.right.shape[2]))
         else:
             super().add_squares_(squares, examples)
+
+    def _add_squares_of_tiles_(self, squares: Tensor) -> None:
+        """A tile of the weight at a time, all examples: gradients and squares stay in the cache."""
+        buffer = squares.new_empty(_TILE[0] * _TILE[1])
+        for top in range(0, squares.shape[0], _TILE[0]):
+            for start in range(0, squares.shape[1], _TILE[1]):
+                tile = squares[top : top + _TILE[0], start : start + _TILE[1]]
+                gradient = buffer[: tile.numel()].view(tile.shape)
+                for left, right in zip(self.left, self.right, strict=True):
+                    rows = left[:, top : top + _TILE[0]].T
+                    torch.mm(rows, right[:, start : start + _TILE[1]], out=gradient)
+                    tile.addcmul_(gradient, gradient)
 
 
 class LookupUse(Use):
@@ -115,7 +133,7 @@ class VectorUse(Use):
 
     def __init__(self, contributions: Tensor, shape: torch.Size) -> None:
         """Sum contributions [B, R, d] over rows."""
-        self.size = contributions.norm() * contributions.shape[1] ** 0.5
+        self.contributions = contributions
         self.values = contributions.sum(1).reshape(-1, *shape)
 
     def gradients(self, first: int, last: int) -> Tensor:
@@ -128,7 +146,7 @@ class VectorUse(Use):
 
     def scale(self) -> Tensor:
         """See `Use`."""
-        return self.size
+        return self.contributions.norm() * self.contributions.shape[1] ** 0.5
 
 
 class DenseUse(Use):

@@ -264,6 +264,8 @@ class _Planner:
         """Embeddings are read by hooks only where their ids belong to the batch, example by example."""
         if not isinstance(tap, LayerTap) or not isinstance(tap.rule, EmbeddingRule):
             return True
+        if name in self.examination.spread:
+            return True
         return all(call.problem is None for call in self.examination.recorder.calls.get(name, []))
 
     def _statistics_of(self, name: str, parameter: nn.Parameter) -> list[str]:

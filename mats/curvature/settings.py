@@ -28,6 +28,7 @@ class CollectionSettings:
             distribution; only where there are few classes or answer choices).
         loss: Per-example negative log-likelihood, as the `mean` over the example's target tokens or their `sum`.
         seed: Seed of the sampled labels.
+        draws: How often labels are drawn for each example; the mean over the draws is measured, each costs a backward.
         homogeneous: Append a 1 to the inputs of layers with a bias, so that the bias rides along.
         accumulate_dtype: `float32` or `float64`, of every matrix that is summed. Counts are always float64.
         output_gram_limit: No output Gram for layers with more outputs than this.
@@ -43,6 +44,7 @@ class CollectionSettings:
     labels: Labels = "empirical"
     loss: Loss = "mean"
     seed: int = 0
+    draws: int = 1
     homogeneous: bool = True
     accumulate_dtype: Literal["float32", "float64"] = "float32"
     output_gram_limit: int = 8192
@@ -71,6 +73,10 @@ class CollectionSettings:
         for name in ("output_gram_limit", "block_limit", "exact_limit"):
             if getattr(self, name) < 0:
                 raise RequestError(f"{name}: got {getattr(self, name)}; must be 0 or more")
+        if self.draws < 1:
+            raise RequestError(f"draws: got {self.draws}; must be 1 or more")
+        if self.draws > 1 and self.labels != "sampled":
+            raise RequestError(f"draws: got {self.draws} with labels {self.labels!r}; only 'sampled' labels are drawn")
         if self.memory_budget is not None and self.memory_budget <= 0:
             raise RequestError(
                 f"memory_budget: got {self.memory_budget} bytes; must be more than 0, or None for no limit"

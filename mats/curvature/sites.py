@@ -194,6 +194,16 @@ def starting_graph(output: Tensor) -> Tensor:
     return output.detach().requires_grad_(True).clone()
 
 
+def spread_over_examples(module: nn.Module, inputs: Tensor, output: Tensor, examples: int) -> tuple[Tensor, Tensor]:
+    """A lookup made once for the whole batch (ids [1, T] of positions) as one for each example.
+
+    What reads it broadcasts anyway; spread, its gradient arrives example by example.
+    """
+    if not is_lookup(module) or examples == 1 or inputs.dim() != 2 or inputs.shape[0] != 1 or output.dim() != 3:
+        return inputs, output
+    return inputs.expand(examples, -1), output.expand(examples, -1, -1)
+
+
 def is_lookup(module: nn.Module) -> bool:
     """Whether `module` turns ids into vectors, whatever else it does to them."""
     return isinstance(module, nn.Embedding)

@@ -201,7 +201,7 @@ def _load(work: Work, checkpoint: Checkpoint, processes: Processes) -> Loaded:
     request = work.request
     spec, device = request.dataset, device_for(request, processes)
     processor = load_processor(checkpoint.path, spec, fallback=work.model.base)
-    batches = make_batches(work.examples, spec, processor, request.batch_size)
+    batches = make_batches(work.examples, spec, processor, request.batch_size, by_length=True)
     module = load_model(
         checkpoint.path,
         spec.task,
@@ -283,6 +283,7 @@ def _identity(work: Work, loaded: Loaded) -> dict[str, Any]:
         "base": work.model.base_fingerprint,
         "examples": work.data.fingerprint,
         "batch_size": work.request.batch_size,
+        "batches_by": "length",
         "batches": len(loaded.batches),
         "sites": [site.name for site in loaded.plan.sites],
         "layers": [layer.name for layer in loaded.plan.layers],

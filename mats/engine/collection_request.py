@@ -116,6 +116,8 @@ def estimator_of(request: CollectionRequest) -> dict[str, Any]:
     for key in NARROWED:
         if tuple(settings[key]) == ("*",):
             del settings[key]  # stores measured before there were such patterns keep their names
+    if settings["draws"] == 1:
+        del settings["draws"]
     settings["statistics"] = sorted(set(settings["statistics"]))
     plain: dict[str, Any] = json.loads(json.dumps({**settings, "dtype": request.dtype}))
     return plain

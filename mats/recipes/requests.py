@@ -61,6 +61,7 @@ def collection_request(
         labels=choice.labels,
         loss=choice.loss,
         seed=recipe.seed,
+        draws=choice.draws,
         homogeneous=choice.homogeneous,
         accumulate_dtype=choice.accumulate_dtype,
         output_gram_limit=choice.output_gram_limit,

@@ -78,6 +78,9 @@ class CurvatureSection(Section):
         default="empirical",
         description="Labels the gradients are taken for: the gold ones, ones drawn from the model, or the expectation.",
     )
+    draws: int = Field(
+        default=1, ge=1, description="`labels: sampled`: draws of each example's labels; each costs a backward pass."
+    )
     loss: Literal["mean", "sum"] = Field(default="mean", description="An example's loss over its target tokens.")
     batch_size: int = Field(
         default=8, ge=1, description="Examples per forward pass; changes speed and memory, not the result."

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from curvature_comparison import errors
 from curvature_models import classification_batch, language_batch, seq2seq_batch, tiny_bert, tiny_gpt2, tiny_t5
 from curvature_oracle import oracle, relative_error
+from torch import Tensor
 
 from mats.curvature import CollectionSettings, Collector, collect, plan_collection
+from mats.curvature.gram import GramSum, Selection
+from mats.curvature.per_example import OuterUse, ParameterSum
 from mats.curvature.settings import STATISTICS
 from mats.data.batch import Batch
 from mats.errors import ShapeMismatch
@@ -102,6 +107,51 @@ def test_squaring_the_batch_gradient_is_another_quantity() -> None:
     ):
         (gradient,) = torch.autograd.grad(loss, [model.get_parameter(name)], retain_graph=True)
         assert relative_error(gradient**2, sums.tensors[f"diagonal/{name}"]) > 0.2
+
+
+def test_a_dropped_token_and_a_doubled_call_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each breaks one thing inside the collector; the comparison with autograd must notice it in every statistic."""
+    model = tiny_bert()
+    batch = classification_batch(6)
+    truth = oracle(model, [(1.0, classification_batch(1, n)) for n in range(6)])
+    plan, right = collect(model, [batch], EVERYTHING)  # a plan made with broken parts would go around them
+    assert max(errors(plan, right, truth).values()) < 1e-6
+    for owner, name, broken in (
+        (Selection, "index", property(lambda self: self.mask.flatten().nonzero()[:-1, 0])),
+        (GramSum, "add", _twice(GramSum.add)),
+        (ParameterSum, "add", _twice(ParameterSum.add)),
+        (OuterUse, "__init__", _without_first_token(OuterUse.__init__)),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, broken)
+            with Collector(model, plan) as collector:
+                collector.add(batch)
+                sums = collector.sums()
+        found = errors(plan, sums, truth)
+        changed = {statistic for statistic, error in found.items() if error > MARGIN}
+        grams, per_example = {"input_gram", "output_gram"}, {"diagonal"}
+        assert changed >= (grams if owner in (Selection, GramSum) else per_example), (owner, name, found)
+
+
+def _twice(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Calls `function` twice."""
+
+    def doubled(*args: Any, **options: Any) -> Any:
+        function(*args, **options)
+        return function(*args, **options)
+
+    return doubled
+
+
+def _without_first_token(function: Callable[..., None]) -> Callable[..., None]:
+    """Makes uses of a weight whose examples each lost their first row."""
+
+    def shortened(self: OuterUse, inputs: Tensor, deltas: Tensor, *rest: Any) -> None:
+        deltas = deltas.clone()
+        deltas[:, 0] = 0
+        function(self, inputs, deltas, *rest)
+
+    return shortened
 
 
 def test_dropout_is_off_and_would_show() -> None:

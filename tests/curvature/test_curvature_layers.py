@@ -334,17 +334,39 @@ def test_parameters_on_the_batch_axis_fall_back() -> None:
     class Positions(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.table = nn.Embedding(4, WIDTH)
+            self.table = nn.Parameter(torch.randn(1, 4, WIDTH))
             self.token = nn.Parameter(torch.randn(1, 1, WIDTH))
             self.mix = nn.Linear(WIDTH, WIDTH)
 
         def forward(self, x: Tensor) -> Tensor:
-            positions = self.mix(self.table(torch.arange(x.shape[1])[None]))
+            positions = self.mix(self.table[:, : x.shape[1]])
             return torch.cat([self.token.expand(len(x), -1, -1), x + positions], 1)
 
     plan, _, found = measured(net(Positions()), features)
-    assert set(plan.parameters) - plan.tapped >= {"body.table.weight", "body.token", "body.mix.weight", "body.mix.bias"}
+    assert set(plan.parameters) - plan.tapped >= {"body.table", "body.token", "body.mix.weight", "body.mix.bias"}
     assert max(found.values()) < 1e-10, found
+
+
+@pytest.mark.parametrize("bears", [True, False])
+def test_lookups_that_the_batch_shares_are_spread_over_its_examples(bears: bool) -> None:
+    """Position tables are read by hooks; a model that insists on one lookup for all is run example by example."""
+
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(4, WIDTH)
+            self.mix = nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found = self.table(torch.arange(x.shape[1])[None])
+            return x + self.mix(found if bears else found.view(1, x.shape[1], WIDTH))
+
+    model = net(Positions())
+    plan, _, found = measured(model, features)
+    on_the_table = {"body.table.weight", "body.mix.weight", "body.mix.bias"}
+    assert on_the_table <= plan.tapped if bears else not on_the_table & plan.tapped
+    assert max(found.values()) < 1e-10, found
+    assert model.body.table(torch.arange(3)[None]).shape == (1, 3, WIDTH), "the hooks are gone"
 
 
 def test_a_batch_of_one_plans_like_a_batch_of_many() -> None:

@@ -208,6 +208,8 @@ def test_activations_of_grams_are_not_kept_alive() -> None:
         ({"labels": "true"}, "labels: got 'true'; choose from empirical, sampled, exact"),
         ({"loss": "max"}, "loss: got 'max'; choose from mean, sum"),
         ({"accumulate_dtype": "bfloat16"}, "accumulate_dtype: got 'bfloat16'; choose from float32, float64"),
+        ({"draws": 0, "labels": "sampled"}, "draws: got 0; must be 1 or more"),
+        ({"draws": 4}, "draws: got 4 with labels 'empirical'; only 'sampled' labels are drawn"),
         ({"memory_budget": 0}, "memory_budget: got 0 bytes"),
         ({"block_limit": -1}, "block_limit: got -1; must be 0 or more"),
     ],

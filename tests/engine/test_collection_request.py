@@ -9,7 +9,7 @@ from collection_cases import vit_request
 from mats.curvature import CollectionSettings
 from mats.data import Example
 from mats.engine.collection import CollectionRequest, collection_folder
-from mats.engine.collection_request import data_identity, example_digest, select_examples
+from mats.engine.collection_request import data_identity, estimator_of, example_digest, select_examples
 from mats.errors import RequestError
 
 MEASURED = {
@@ -69,9 +69,12 @@ def test_every_setting_of_the_estimator_counts_but_limits_of_work(tmp_path):
         "diagonal_parameters": ("a*",),
     }
     limits = {"memory_budget": 5, "exact_limit": 5}
-    assert set(changes) | set(limits) == set(CollectionSettings.__dataclass_fields__)
+    assert set(changes) | set(limits) | {"draws"} == set(CollectionSettings.__dataclass_fields__)
     digits = {collection_folder(replace(request, settings=CollectionSettings(**{k: v}))) for k, v in changes.items()}
-    assert len(digits | {collection_folder(request)}) == len(changes) + 1
+    drawn = CollectionSettings(labels="sampled")
+    assert "draws" not in estimator_of(replace(request, settings=drawn)), "older stores keep their names"
+    digits |= {collection_folder(replace(request, settings=replace(drawn, draws=draws))) for draws in (1, 4)}
+    assert len(digits | {collection_folder(request)}) == len(changes) + 3
     for name, value in limits.items():
         changed = replace(request, settings=CollectionSettings(**{name: value}))
         assert collection_folder(changed) == collection_folder(request)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from mats.engine import Heads
-from mats.errors import RecipeError
+from mats.errors import RecipeError, RequestError
 from mats.recipes import load_recipe
 from mats.recipes.requests import collection_request, heads_of, merge_request
 from mats.recipes.schema import Recipe
@@ -75,3 +75,15 @@ def test_measured_on_is_measured_and_merged_with(tmp_path: Path) -> None:
     assert (asked.model, asked.measured_on, asked.name) == ("x/sst2", "exp_out/first", "sst2")
     merging = merge_request(load_recipe(tmp_path / "recipe.yaml", ["merge=average"]), "out")
     assert merging.models[0].measured_on == "exp_out/first"
+
+
+def test_draws_reach_the_collection(tmp_path: Path) -> None:
+    data = {"name": "d", "task": "text_classification", "labels": 2}
+    data |= {"source": {"format": "json_lines", "files": {"validation": "v.jsonl"}}}
+    (tmp_path / "d.yaml").write_text(yaml.safe_dump(data))
+    (tmp_path / "recipe.yaml").write_text(f"models:\n  - {{name: a, path: x/a, data: {tmp_path}/d.yaml}}\nbase: b\n")
+    asked = load_recipe(tmp_path / "recipe.yaml", ["curvature.labels=sampled", "curvature.draws=4"])
+    assert collection_request(asked, asked.models[0]).settings.draws == 4
+    wrong = load_recipe(tmp_path / "recipe.yaml", ["curvature.draws=4"])
+    with pytest.raises(RequestError, match="draws: got 4 with labels 'empirical'"):
+        collection_request(wrong, wrong.models[0])
