@@ -7,14 +7,14 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
-from mats.errors import CheckpointCorrupt, OutOfSpace, OutputExists, WorkFailed
+from mats.errors import CheckpointCorrupt, OutOfSpace, OutputExists, RequestError, WorkFailed
 
 CHUNK = 1 << 22  # bytes read at a time when hashing
 
@@ -80,6 +80,23 @@ def refuse_existing(output: Path, *, overwrite: bool) -> None:
     """
     if not overwrite and (output.exists() or output.is_symlink()):
         raise OutputExists(f"{output}: exists already; choose another output or pass --overwrite")
+
+
+def refuse_replacing_inputs(output: Path, inputs: Iterable[str | Path]) -> None:
+    """Say no where `--overwrite` would delete what is read: an output that is an input, or a folder that holds one.
+
+    Args:
+        output: What would be replaced if it is there.
+        inputs: Files and folders that are read; hub ids and what does not exist are passed over.
+
+    Raises:
+        RequestError: with the input.
+    """
+    replaced = output.resolve()
+    for source in map(Path, inputs):
+        if source.exists() and replaced in (source.resolve(), *source.resolve().parents):
+            where = "is an input" if source.resolve() == replaced else f"holds the input {source}"
+            raise RequestError(f"{output}: {where}, which would be lost; choose another output")
 
 
 def publish_folder(temporary: Path, final: Path, *, overwrite: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,9 +45,20 @@ def inspect(
     if as_json:
         print_json({**facts, "tensors": [dict(zip(columns, row, strict=True)) for row in rows]})
         return
+    if "uncovered" in facts:
+        facts = {**facts, "uncovered": _by_reason(facts["uncovered"])}
     print_lines(f"{key.replace('_', ' ')}: {_text(value)}" for key, value in facts.items())
     if tensors:
         print_table("", columns, rows)
+
+
+def _by_reason(uncovered: Mapping[str, str]) -> str:
+    """How many parameters share each reason, with the first of them; --json has them all."""
+    named: dict[str, list[str]] = {}
+    for name, reason in uncovered.items():
+        named.setdefault(reason, []).append(name)
+    first = (f"{names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)} ({why})" for why, names in named.items())
+    return "; ".join(first) or "none"
 
 
 def _text(value: Any) -> str:

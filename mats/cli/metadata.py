@@ -59,7 +59,12 @@ def add(
     if as_json:
         print_json({"output": str(output), "stores": [str(store) for store in stores], "examples": examples})
     else:
-        print_lines([f"{output}: {examples} examples of {len(stores)} stores"])
+        print_lines(
+            [
+                f"{output}: {examples} examples of {len(stores)} stores",
+                f"merge with it: `metadata: {output}` at this model in a recipe",
+            ]
+        )
 
 
 def verify(

@@ -52,7 +52,10 @@ def compress(
             f"relative error {done.relative_error:.2g}"
         ]
     )
+    if done.bytes_after >= done.bytes_before:
+        print_lines([f"nothing has shrunk: every sum takes as much in {form}, so it is kept as it was"])
     rows = [
         (x.statistic, x.sums, x.bytes_before, x.bytes_after, x.median, x.worst, x.worst_name) for x in done.statistics
     ]
     print_table("", ("statistic", "sums", "bytes", "bytes now", "median error", "worst error", "worst at"), rows)
+    print_lines([f"merge with it: `metadata: {output}` at this model in a recipe"])

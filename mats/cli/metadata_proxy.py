@@ -105,4 +105,9 @@ def _tell(output: Path, as_json: bool) -> None:
     if as_json:
         print_json({"output": str(output), "proxy": kind, "sums": len(store), "bytes": size, "uncovered": uncovered})
     else:
-        print_lines([f"{output}: {len(store)} sums, {size:,} bytes, a proxy ({kind}); none for {uncovered} parameters"])
+        print_lines(
+            [
+                f"{output}: {len(store)} sums, {size:,} bytes, a proxy ({kind}); none for {uncovered} parameters",
+                f"merge with it: `metadata: {output}` at this model in a recipe",
+            ]
+        )

@@ -22,7 +22,7 @@ from mats.checkpoints import Checkpoint, open_checkpoint
 from mats.checkpoints.legacy import peft_ia3_name, strip_wrapper
 from mats.checkpoints.pickled_file import PickledFile
 from mats.errors import InputsMismatch, RequestError, ShapeMismatch
-from mats.files import refuse_existing
+from mats.files import refuse_existing, refuse_replacing_inputs
 from mats.progress import Progress
 from mats.store import DataIdentity, LayerRecord, Manifest, ModelIdentity, SiteRecord, pack, write_store
 from mats.store.manifest import encoding_of
@@ -100,6 +100,7 @@ def import_metadata(request: ImportRequest, progress: Progress | None = None) ->
         CheckpointCorrupt, NonFiniteStatistic, OutputExists, OutOfSpace: from the files and the disk.
     """
     refuse_existing(request.output, overwrite=request.overwrite)
+    refuse_replacing_inputs(request.output, (request.model, request.base or request.model, *request.files.values()))
     with ExitStack() as stack:
         checkpoint = stack.enter_context(open_checkpoint(request.model))
         base = None if request.base is None else stack.enter_context(open_checkpoint(request.base))

@@ -22,7 +22,7 @@ from mats.checkpoints.pickled_file import load_weights_only
 from mats.engine.proxies import PROXY_EXAMPLE
 from mats.engine.skeletons import skeleton_of
 from mats.errors import CheckpointCorrupt, InputsMismatch, RequestError
-from mats.files import refuse_existing
+from mats.files import refuse_existing, refuse_replacing_inputs
 from mats.progress import Progress, Silent
 from mats.store import DataIdentity, Manifest, ModelIdentity, write_store
 from mats.store.tensor_file import Encoded
@@ -87,6 +87,7 @@ def write_optimizer_store(
     if order is not None and order not in ORDERS:
         raise RequestError(f"order {order!r}: one of {', '.join(ORDERS)} would be right")
     refuse_existing(Path(output), overwrite=overwrite)
+    refuse_replacing_inputs(Path(output), (state, model))
     groups, moments = _read_state(Path(state))
     with open_checkpoint(model) as checkpoint:
         if checkpoint.kind != "model":

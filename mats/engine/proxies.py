@@ -32,7 +32,7 @@ from mats.checkpoints.matching import correspondence
 from mats.engine.layout import canonical_shape, to_canonical
 from mats.engine.skeletons import skeleton_of
 from mats.errors import InputsMismatch, RequestError
-from mats.files import refuse_existing
+from mats.files import refuse_existing, refuse_replacing_inputs
 from mats.progress import Progress, Silent
 from mats.store import DataIdentity, LayerRecord, Manifest, ModelIdentity, SiteRecord, pack, write_store
 from mats.store.tensor_file import Encoded
@@ -77,6 +77,7 @@ def write_proxy(
     if kind not in get_args(ProxyKind):
         raise RequestError(f"kind {kind!r}: one of {', '.join(get_args(ProxyKind))} would be right")
     refuse_existing(Path(output), overwrite=overwrite)
+    refuse_replacing_inputs(Path(output), (base, model))
     with ExitStack() as opened:
         below, stored = (opened.enter_context(open_checkpoint(source)) for source in (base, model))
         whole = _whole(below, stored)

@@ -179,6 +179,14 @@ class MergeRequest:
         return tuple(model.weight for model in self.models)
 
     @property
+    def sources(self) -> tuple[str | Path, ...]:
+        """All that is read: checkpoints, adapters and stores, by path or hub id."""
+        read: list[str | Path | None] = [self.base]
+        for model in self.models:
+            read += [model.path, model.metadata, model.measured_on, model.adapter, *model.folds]
+        return tuple(source for source in read if source is not None)
+
+    @property
     def makes_adapter(self) -> bool:
         """Whether LoRA adapters come out as one."""
         return self.adapters is not None and self.adapters.output == "adapter"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mats.errors import InputsMismatch, RequestError
+from mats.files import refuse_existing, refuse_replacing_inputs
 from mats.progress import Progress
 from mats.store.manifest import DataIdentity, Manifest, differences
 from mats.store.reading import MetadataStore, open_store
@@ -51,6 +52,8 @@ def add_stores(
     """
     if len(folders) < 2:
         raise RequestError(f"metadata add: {len(folders)} store given; name two or more to add")
+    refuse_existing(Path(output), overwrite=overwrite)
+    refuse_replacing_inputs(Path(output), folders)
     stores = sorted((open_store(folder) for folder in folders), key=lambda store: store.manifest.example_ids)
     for store in stores:
         _check_exact(store, accept_loss)

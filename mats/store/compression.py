@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mats.errors import RequestError
+from mats.files import refuse_existing, refuse_replacing_inputs
 from mats.progress import Progress
 from mats.store.codecs import key_of
 from mats.store.manifest import statistic_of
@@ -76,10 +77,12 @@ def compress_store(
         progress: Hears of the shards.
 
     Raises:
-        RequestError: an unknown format; or the store is compressed already.
+        RequestError: an unknown format; the store is compressed already, or it would be replaced by its copy.
         OutputExists, OutOfSpace, StoreCorrupt: as `write_store` and `open_store`.
     """
     check_format(form)
+    refuse_existing(Path(output), overwrite=overwrite)
+    refuse_replacing_inputs(Path(output), (store,))
     opened = open_store(store)
     if opened.manifest.compression is not None:
         found = opened.manifest.compression.get("format")

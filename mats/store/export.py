@@ -20,6 +20,7 @@ from mats.files import (
     publish_folder,
     read_json_object,
     refuse_existing,
+    refuse_replacing_inputs,
     write_bytes_atomically,
     write_json_atomically,
 )
@@ -62,6 +63,7 @@ def export_store(
     """
     folder, progress = Path(output), progress or Silent()
     refuse_existing(folder, overwrite=overwrite)
+    refuse_replacing_inputs(folder, (store,))
     opened = open_store(store, verify=True)
     manifest = publishable(opened.manifest)
     run = {key: value for key, value in _run_of(opened.path).items() if key in KEPT_OF_RUN}

@@ -188,6 +188,10 @@ def open_store(folder: str | Path, *, verify: bool = False) -> MetadataStore:
         InputsMismatch: written by another version of the format.
     """
     path = local_store(folder)
+    if path.is_file():
+        raise RequestError(
+            f"{path}: is a file; the folder of a metadata store, which holds {MANIFEST_NAME}, would be right"
+        )
     if not path.is_dir():
         siblings = [item.name for item in path.parent.iterdir() if item.is_dir()] if path.parent.is_dir() else []
         raise RequestError(f"{path}: no such metadata store{suggestion(path.name, siblings)}")

@@ -118,3 +118,31 @@ def test_proxy_and_moments_without_data(tmp_path: Path) -> None:
     shown = run("inspect", tmp_path / "p")
     assert "proxy: task_vector_gram" in shown
     assert "examples: none" in shown
+
+
+@pytest.mark.parametrize("command", ["compress", "export"])
+def test_a_copy_never_replaces_its_store(store: Path, command: str) -> None:
+    before = sorted((item.name, item.read_bytes()) for item in store.iterdir())
+    for output in (store, store.parent):
+        with pytest.raises(RequestError, match=r"input.*would be lost; choose another output"):
+            run("metadata", command, store, "-o", output, "--overwrite")
+    assert sorted((item.name, item.read_bytes()) for item in store.iterdir()) == before
+
+
+def test_inspect_counts_what_is_not_covered_by_reason(store: Path) -> None:
+    path = store / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["uncovered"] = {"norm.bias": "no rule", "norm.weight": "no rule", "gate": "asked by name"}
+    path.write_text(json.dumps(manifest))
+    assert "uncovered: norm.bias and 1 more (no rule); gate (asked by name)\n" in run("inspect", store)
+    assert json.loads(run("inspect", store, "--json"))["uncovered"] == manifest["uncovered"]
+
+
+def test_a_file_in_the_place_of_a_store_is_told_as_such(store: Path) -> None:
+    with pytest.raises(RequestError, match=r"manifest\.json: is a file; the folder of a metadata store"):
+        run("metadata", "compress", store / "manifest.json", "-o", store.parent / "other")
+
+
+def test_a_copy_that_is_no_smaller_says_so(store: Path) -> None:
+    told = run("metadata", "compress", store, "-o", store.parent / "same", "--format", "low_rank:1000")
+    assert "nothing has shrunk" in told

@@ -196,3 +196,15 @@ def test_an_unchanged_model_merges_into_itself(bert: Family, tmp_path: Path) -> 
     merged = load_file(request.output / "model.safetensors")
     for name, tensor in merged.items():
         torch.testing.assert_close(tensor, bert.base_state[name])
+
+
+def test_an_output_over_what_is_merged(wanted: MergeRequest, tmp_path: Path) -> None:
+    """`overwrite` replaces earlier results; a model, its store or the folder around them is never lost to it."""
+    models = tuple(
+        replace(model, path=str(shutil.copytree(model.path, tmp_path / "models" / model.name)))
+        for model in wanted.models
+    )
+    for output in (tmp_path / "models" / models[1].name, tmp_path / "models"):
+        over = replace(wanted, models=models, output=output, overwrite=True)
+        refused(over, RequestError, 2, f"{output.name}: (is an input|holds the input .*), which would be lost")
+    assert all((Path(model.path) / "model.safetensors").is_file() for model in models)

@@ -162,3 +162,10 @@ def test_what_cannot_have_a_proxy_is_told(pair, tmp_path):
         with pytest.raises(RequestError, match=message):
             write_proxy(base, str(tmp_path / "odd"), tmp_path / "y", "task_vector_gram")
     assert not (tmp_path / "y").exists()
+
+
+def test_a_proxy_never_replaces_its_model(pair):
+    before = (pair / "task1" / "model.safetensors").read_bytes()
+    with pytest.raises(RequestError, match="task1: is an input, which would be lost"):
+        write_proxy(str(pair / "base"), str(pair / "task1"), pair / "task1", "task_vector_gram", overwrite=True)
+    assert (pair / "task1" / "model.safetensors").read_bytes() == before
