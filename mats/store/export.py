@@ -28,7 +28,7 @@ from mats.progress import Progress, Silent
 from mats.store.manifest import CHECKSUMS_NAME, MANIFEST_NAME, RUN_NAME, Manifest
 from mats.store.reading import open_store
 
-LOCAL_PATH = re.compile(r"(/|~|\.\.?/|[A-Za-z]:[\\/])\S*")
+LOCAL_PATH = re.compile(r"(/[^/\s]+/|~[^/\s]*/|\.\.?/|[A-Za-z]:[\\/])\S*")  # a label may be "/" or "/s"
 LOCAL_FILE = re.compile(r"(/|~|\.\.?/|[A-Za-z]:[\\/]|file:).*", re.DOTALL)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 KEPT_OF_RUN = ("libraries", "seconds", "peak_memory_bytes", "peak_device_memory_bytes", "device", "proxy", "compressed")

@@ -26,6 +26,8 @@ DATA = DataIdentity(
             },
         },
         "template": "/ask {{a}}",
+        "labels": ["/s", "/", "~"],
+        "prompts": "/home/someone/prompts.yaml",
     },
     None,
     "0" * 31 + "8",
@@ -98,6 +100,8 @@ def test_no_path_of_this_machine_is_published(exported, tmp_path):
         "validation": ["paws.jsonl", "rows/more.jsonl", "all rows.jsonl"]
     }
     assert manifest.data.settings["template"] == "/ask {{a}}", "a text is no path"
+    assert manifest.data.settings["labels"] == ["/s", "/", "~"]
+    assert manifest.data.settings["prompts"] == "prompts.yaml"
     assert manifest.data.template == "{{a}}/{{b}}"
     for path in folder.iterdir():
         if path.suffix != ".safetensors":
