@@ -25,6 +25,7 @@ bench: $(STAMP)  ## the slow tests at full size, then every benchmark (writes be
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python benchmarks/executor.py time
 	$(BIN)/python benchmarks/executor.py memory
+	$(BIN)/python benchmarks/collection
 	$(BIN)/python benchmarks/solver hard
 	$(BIN)/python benchmarks/solver shapes
 

@@ -32,7 +32,9 @@ def dense(
 @pytest.mark.parametrize("homogeneous", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("masked", ["no", "selected", "zeroed"])  # zeroed: what GPUs do
+@pytest.mark.parametrize("length", [5, 40])  # few rows wait in a buffer
 def test_sums_equal_outer_products(
+    length: int,
     size: int,
     dtype: torch.dtype,
     homogeneous: bool,
@@ -42,8 +44,8 @@ def test_sums_equal_outer_products(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(gram, "_SELECTING_DEVICES", frozenset({"cpu"}) if masked == "selected" else frozenset())
-    rows = torch.randn(4, 5, size, dtype=dtype)
-    mask = torch.rand(4, 5) < 0.6 if masked != "no" else None
+    rows = torch.randn(4, length, size, dtype=dtype)
+    mask = torch.rand(4, length) < 0.6 if masked != "no" else None
     weights = torch.rand(4, dtype=torch.float64) if weighted else None
     total = GramSum(size + homogeneous, homogeneous, dtype)
     expected = torch.zeros(size + homogeneous, size + homogeneous, dtype=torch.float64)
@@ -56,11 +58,31 @@ def test_sums_equal_outer_products(
     error = relative_error(total.dense().double(), expected)
     assert error < (1e-6 if dtype == torch.float32 else 1e-14)
     assert torch.equal(total.dense(), total.dense().T)
-    counted = torch.ones(4, 5) if mask is None else mask.double()
+    counted = torch.ones(4, length) if mask is None else mask.double()
     per_example = torch.ones(4, dtype=torch.float64) if weights is None else weights
     assert tokens == pytest.approx(float((counted * per_example[:, None]).sum()))
     norms = rows.double().square().sum(-1) + homogeneous
     assert fourth == pytest.approx(float((counted * per_example[:, None] * norms**2).sum()), rel=1e-5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=14), st.sampled_from([3, 70, 130]), st.booleans())
+def test_rows_that_wait_are_summed_in_the_end(counts: list[int], size: int, homogeneous: bool) -> None:
+    generator = torch.Generator().manual_seed(sum(counts))
+    total, again = (GramSum(size + homogeneous, homogeneous, torch.float64) for _ in range(2))
+    expected = torch.zeros(size + homogeneous, size + homogeneous, dtype=torch.float64)
+    for count in counts:
+        rows = torch.randn(1, count, size, generator=generator, dtype=torch.float64)
+        kept = rows.clone()
+        total.add(Rows(rows, None, None), scaled=False)
+        rows.zero_()  # what waits is a copy
+        expected += dense(kept, None, None, homogeneous)
+    saved, waiting = total.dense(with_waiting=False).clone(), total.waiting
+    assert waiting is None or len(waiting) <= 256
+    again.start_from(saved, torch.device("cpu"), None if waiting is None else waiting.clone())
+    assert torch.equal(again.dense(), total.dense()), "a checkpoint between batches changes no bit"
+    assert total.waiting is None
+    assert relative_error(total.dense(), expected) < 1e-13
 
 
 def test_rows_that_carry_their_weight_are_not_scaled_again() -> None:
