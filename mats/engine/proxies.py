@@ -29,6 +29,7 @@ from torch import Tensor
 
 from mats.checkpoints import Checkpoint, densify, open_checkpoint
 from mats.checkpoints.matching import correspondence
+from mats.curvature import CollectionSettings
 from mats.engine.layout import canonical_shape, to_canonical
 from mats.engine.skeletons import skeleton_of
 from mats.errors import InputsMismatch, RequestError
@@ -45,7 +46,9 @@ SOURCES: dict[str, str] = {
 }
 PROXY_EXAMPLE = "proxy: no example was shown"
 NEGLIGIBLE = 1e-14  # eigenvalues below this share of the largest are rounding of float64
-OUTPUT_LIMIT = 8192  # rows of a weight beyond which it gets no output Gram, as when measured
+OUTPUT_LIMIT = (
+    CollectionSettings.output_gram_limit
+)  # rows of a weight beyond which it gets no output Gram, as when measured
 
 
 def write_proxy(

@@ -19,7 +19,7 @@ from mats.checkpoints import open_checkpoint
 from mats.curvature import CollectionSettings
 from mats.engine import MergeRequest, ModelInput, merge
 from mats.engine.imported import ImportRequest, import_metadata
-from mats.errors import CheckpointCorrupt, InputsMismatch, RequestError, ShapeMismatch
+from mats.errors import CheckpointCorrupt, InputsMismatch, OutputExists, RequestError, ShapeMismatch
 from mats.methods import FisherSettings, MatsSettings
 from mats.store import open_store
 
@@ -175,6 +175,12 @@ def test_a_file_that_asks_for_code_is_not_loaded(both: Path, tmp_path: Path) -> 
     torch.save({"transformer.shared.weight": Path("somewhere")}, tmp_path / "code.pt")
     with pytest.raises(CheckpointCorrupt, match="not a file of tensors alone"):
         import_metadata(request(both, tmp_path / "store", diagonal=tmp_path / "code.pt"))
+
+
+def test_an_output_that_exists_is_told_before_the_checkpoint_is_looked_for(tmp_path: Path) -> None:
+    request = ImportRequest(model="nothing", name="x", files={"diagonal": tmp_path / "no.pt"}, output=tmp_path)
+    with pytest.raises(OutputExists, match="exists already; choose another output"):
+        import_metadata(request)
 
 
 def test_requests_that_mean_nothing_are_refused(tmp_path: Path) -> None:

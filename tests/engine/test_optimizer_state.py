@@ -9,7 +9,7 @@ from engine_families import save as save_bare
 from torch import nn
 
 from mats.engine.optimizer_state import _assigned, _Group, _Moment, write_optimizer_store
-from mats.errors import CheckpointCorrupt, InputsMismatch, RequestError
+from mats.errors import CheckpointCorrupt, InputsMismatch, OutputExists, RequestError
 from mats.store import open_store, verify_store
 
 
@@ -114,6 +114,9 @@ def test_files_that_are_no_state_of_adam_are_refused(tmp_path, capsys):
         torch.save(content, tmp_path / "other.pt")
         with pytest.raises(error, match=message):
             write_optimizer_store(tmp_path / "other.pt", model, target)
+    (tmp_path / "there").mkdir()
+    with pytest.raises(OutputExists, match="there: exists already"):  # said before the state is looked for
+        write_optimizer_store(tmp_path / "nothing.pt", model, tmp_path / "there")
     with pytest.raises(RequestError, match="batch_size: 0"):
         write_optimizer_store(tmp_path / "optimizer.pt", model, target, batch_size=0)
     with pytest.raises(RequestError, match="order 'alphabet': one of named, trainer, mats"):

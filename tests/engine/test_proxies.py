@@ -153,8 +153,8 @@ def test_what_cannot_have_a_proxy_is_told(pair, tmp_path):
     with pytest.raises(InputsMismatch, match="there is no task vector"):
         write_proxy(base, base, tmp_path / "x", "task_vector_gram")
     write_proxy(base, task, tmp_path / "x", "task_vector_square")
-    with pytest.raises(OutputExists, match="exists already"):
-        write_proxy(base, task, tmp_path / "x", "task_vector_square")
+    with pytest.raises(OutputExists, match="exists already"):  # said before the weights are looked for
+        write_proxy(base, str(pair / "nothing"), tmp_path / "x", "task_vector_square")
     save(make_model("bert", 0), tmp_path / "odd")
     config = json.loads((tmp_path / "odd" / "config.json").read_text())
     for architectures, message in ((["BertForNothing"], "no class BertForNothing"), (None, "names no class")):
