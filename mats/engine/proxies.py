@@ -46,9 +46,7 @@ SOURCES: dict[str, str] = {
 }
 PROXY_EXAMPLE = "proxy: no example was shown"
 NEGLIGIBLE = 1e-14  # eigenvalues below this share of the largest are rounding of float64
-OUTPUT_LIMIT = (
-    CollectionSettings.output_gram_limit
-)  # rows of a weight beyond which it gets no output Gram, as when measured
+OUTPUT_LIMIT = CollectionSettings.output_gram_limit  # rows; beyond, a weight gets no output Gram, as when measured
 
 
 def write_proxy(
