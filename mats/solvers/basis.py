@@ -59,12 +59,13 @@ class JointBasis:
         return Y if self.right is None else torch.bmm(Y, self.right.mT)
 
     def unseen(self, cutoff: float) -> Tensor:
-        """Coordinates that no model sees: undamped curvature below `cutoff` × the system's largest; [L, out, in]."""
-        return _negligible(self.curvature if self.undamped is None else self.undamped, cutoff)
+        """Coordinates that no model sees: undamped curvature below the cutoff; bool [L, out, in]."""
+        curvature = self.curvature if self.undamped is None else self.undamped
+        return _below(curvature, cutoff) if self.exact else negligible(curvature, cutoff)
 
     def singular(self, cutoff: float) -> Tensor:
         """Coordinates in which the system itself, damping included, is singular: bool [L, out, in]."""
-        return _negligible(self.curvature, cutoff)
+        return _below(self.curvature, cutoff)
 
     def null_share(self, correction: Tensor, cutoff: float) -> Tensor:
         """Share of ‖Δ‖² on unseen coordinates: [L] float64, 0 where Δ = 0."""
@@ -117,7 +118,18 @@ def joint_basis(quadratic: Quadratic, scale: Tensor) -> JointBasis:
     return JointBasis(left, right, curvature, exact, left_values=left_values, right_values=right_values)
 
 
-def _negligible(curvature: Tensor, cutoff: float) -> Tensor:
+def negligible(curvature: Tensor, cutoff: float) -> Tensor:
+    """Rows and columns of a curvature [L, out, in] whose largest entry is below `cutoff` × the system's largest.
+
+    Of an outer product c d eᵀ these are the eigenvalues of a factor below `cutoff` × its largest: what the rounding of
+    that factor has left of a zero. A small product of two good eigenvalues is no such thing.
+    """
+    rows, columns = curvature.amax(dim=2, keepdim=True), curvature.amax(dim=1, keepdim=True)
+    edge = cutoff * rows.amax(dim=1, keepdim=True)
+    return (rows <= edge) | (columns <= edge)
+
+
+def _below(curvature: Tensor, cutoff: float) -> Tensor:
     return curvature <= cutoff * curvature.amax(dim=(1, 2), keepdim=True)
 
 

@@ -33,7 +33,13 @@ _KINDS = {
 
 
 def certify(
-    problem: Problem, models: int, outcome: Outcome, basis: JointBasis | None, cutoff: float, tolerance: float
+    problem: Problem,
+    models: int,
+    outcome: Outcome,
+    basis: JointBasis | None,
+    cutoff: float,
+    tolerance: float,
+    hidden_share: Tensor | None = None,
 ) -> tuple[Certificate, ...]:
     """One certificate per system.
 
@@ -44,6 +50,7 @@ def certify(
         basis: their joint eigenbasis; None where it is not known.
         cutoff: eigenvalues below this share of the largest count as zero.
         tolerance: relative residual that was asked for.
+        hidden_share: the null-space share [L] by `mats.solvers.null_space`, NaN where it was not measured so.
     """
     residual = outcome.residual
     if residual is None:
@@ -51,6 +58,8 @@ def certify(
     bounds = bound_errors(problem, outcome, residual, basis, cutoff)
     anchor = outcome.shift * problem.scale
     share = torch.full_like(anchor, math.nan) if basis is None else basis.null_share(outcome.correction, cutoff)
+    if hidden_share is not None:
+        share = torch.where(hidden_share.isnan(), share.to(anchor.dtype), hidden_share)
     columns = {
         "relative_residual": _ratio(outcome.residual_norm, problem.reference_norm),
         "movement": _ratio(norms(outcome.correction), problem.distance),

@@ -25,6 +25,7 @@ RUNNING, CONVERGED, STAGNATED, NO_CURVATURE, OUT_OF_ITERATIONS = 0, 1, 2, 3, 4
 
 PATIENCE = 100  # iterations without a new lowest residual; plain CG on real layers has had plateaus of 60
 IMPROVEMENT = 0.999  # what counts as lower
+SEEN_SHARE = 0.1  # of the tolerance: a residual this small in the coordinates that can move is not what keeps it up
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ class _Batch:
         residual = self._judge(running)
         Z = self._precondition(self.R)
         rz = _dot(self.R, Z)
+        self._judge_seen(running, rz)
         beta = torch.where(self.rz > 0, rz / self.rz, 0.0)[:, None, None]
         # A stopped system keeps P = 0, so that nothing that overflowed in it can come back.
         self.P = torch.addcmul(Z, beta, self.P).masked_fill_((self.state != RUNNING)[:, None, None], 0.0)
@@ -140,6 +142,13 @@ class _Batch:
         self.state.masked_fill_(running & (self.waited >= PATIENCE), STAGNATED)
         self.state.masked_fill_(running & (residual <= self.tolerance), CONVERGED)
         return residual
+
+    def _judge_seen(self, running: Tensor, rz: Tensor) -> None:
+        """Stop where all that is left of the residual lies in coordinates that stay at the start."""
+        if self.preconditioner is None or self.preconditioner.largest is None:
+            return
+        seen = rz * self.preconditioner.largest <= (SEEN_SHARE * self.tolerance).square()
+        self.state.masked_fill_(running & (self.state == RUNNING) & seen, STAGNATED)
 
     def store(self, final: Iterates) -> None:
         """Copy the state of these systems to their places in the whole batch."""

@@ -84,7 +84,7 @@ def make_coordinates(
             basis,
             left=None if left is not None or basis.left is None else pad_both(basis.left),
             right=None if right is not None or basis.right is None else pad_both(basis.right),
-            curvature=pad_both(basis.curvature, value=1.0),
+            curvature=pad_both(basis.curvature),
             undamped=None,
         )
     return Coordinates(folded, True, outer, inner, quadratic.shape[1:])

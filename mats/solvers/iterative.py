@@ -1,7 +1,8 @@
 """Conjugate gradients to a *true* residual: iterative refinement around the batched iteration.
 
 The iteration solves for a correction in float32 (or narrower); its recurrence may claim a convergence that rounding has
-prevented. So the residual is recomputed in float64, and systems that are not there yet start again from it.
+prevented. So the residual is recomputed in float64, and systems that are not there yet start again from it, in wider
+arithmetic where this one yields no more (`mats.solvers.stages`).
 
 On a CPU the systems are taken in pieces small enough that their factors stay in the cache from one iteration to the
 next; on a device all at once. Systems know nothing of each other, so this changes the time alone. Padding systems of
@@ -10,25 +11,23 @@ unlike shapes into one batch cannot win there: a product of two such matrices fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from mats.quadratics import Quadratic
-from mats.solvers.basis import JointBasis
+from mats.solvers.basis import JointBasis, negligible
 from mats.solvers.conjugate import CONVERGED, OUT_OF_ITERATIONS, STAGNATED, Iterates, Limits, conjugate_gradients
 from mats.solvers.coordinates import Coordinates, make_coordinates
 from mats.solvers.outcome import Outcome, join_outcomes
-from mats.solvers.precision import BFLOAT16, FLOAT32, FLOAT64, TF32, Arithmetic, float32_products
+from mats.solvers.precision import Arithmetic, float32_products
 from mats.solvers.problem import Problem, norms
 from mats.solvers.settings import SolverSettings
+from mats.solvers.stages import FLOAT32_CUTOFF, Stage, plan_stages
 from mats.solvers.system import make_preconditioner, make_system
 
 SLACK = 1.01  # a true residual this close above the tolerance counts as reached: the recurrence stopped exactly there
-NARROW_CYCLES = 30  # most refinements with narrow products
-NARROW_GAIN = 4.0  # once no system's residual falls this much in a narrow cycle, float32 takes over
 PIECE_ELEMENTS = 2 << 20  # numbers in the factors of a piece of systems on a CPU: 8 MiB in float32
 
 
@@ -103,22 +102,40 @@ class PieceSolver:
     settings: SolverSettings
     basis: JointBasis | None
     cutoff: float
-    _made: dict[torch.dtype, Coordinates] = field(default_factory=dict, init=False, repr=False)
+    _made: dict[tuple[torch.dtype, bool], Coordinates] = field(default_factory=dict, init=False, repr=False)
     _cast: dict[torch.dtype, Quadratic] = field(default_factory=dict, init=False, repr=False)
 
     def solve(self, shift: Tensor, start: Tensor | None = None) -> Outcome:
         """Δ at ν = shift [L], beginning at `start` [L, out, in] (None: at 0)."""
-        outcome, residual = self._unmoved(shift, start)
+        outcome = self._unmoved(shift, start)
         index = torch.arange(self.problem.systems, device=shift.device)
-        for cycle, arithmetic in enumerate(self._cycles(outcome)):
-            iterates = self._iterate(outcome, index, residual, arithmetic, with_snapshots=cycle == 0)
-            index, residual = self._take(outcome, index, residual, iterates, arithmetic, first=cycle == 0)
+        first = True
+        for stage in self._stages(shift):
+            left = []
+            for _ in range(stage.cycles):
+                iterates = self._iterate(outcome, index, stage, with_snapshots=first)
+                index, stuck = self._take(outcome, index, iterates, stage, first=first)
+                first = False
+                left.append(stuck)
+                if len(index) == 0:
+                    break
+            index = torch.cat([*left, index]).sort().values
             if len(index) == 0:
                 break
         return self._with_snapshots(outcome)
 
-    def _unmoved(self, shift: Tensor, start: Tensor | None) -> tuple[Outcome, Tensor]:
-        """The outcome before anything is done, and the residual there."""
+    def _stages(self, shift: Tensor) -> list[Stage]:
+        """The stages of a solve at ν = shift [L]."""
+        basis, hidden = self.basis, False
+        if basis is not None and basis.undamped is None and bool((shift == 0).any()):
+            narrow = basis.curvature.dtype == torch.float32
+            cutoff = max(self.cutoff, FLOAT32_CUTOFF) if narrow else self.cutoff
+            unseen = negligible(basis.curvature, cutoff)
+            hidden = bool((unseen & (shift == 0)[:, None, None]).any())
+        return plan_stages(self.settings, self.cutoff, plain=basis is None, hidden=hidden)
+
+    def _unmoved(self, shift: Tensor, start: Tensor | None) -> Outcome:
+        """The outcome before anything is done."""
         problem = self.problem
         zeros = torch.zeros(problem.systems, dtype=torch.int64, device=shift.device)
         if start is None:
@@ -129,35 +146,24 @@ class PieceSolver:
         inactive = torch.zeros_like(zeros, dtype=torch.bool)
         outcome = Outcome(correction, shift.clone(), zeros, zeros.clone(), norms(residual), losses, inactive)
         outcome.residual = residual.clone()
-        return outcome, residual
+        return outcome
 
-    def _cycles(self, outcome: Outcome) -> Iterator[Arithmetic]:
-        """The arithmetic of each cycle in turn: narrow while that pays, then wide."""
-        narrow = {"tf32_refined": TF32, "bfloat16_refined": BFLOAT16}.get(self.settings.precision)
-        if self.basis is None and self.settings.anchor == self.settings.damping == 0:
-            narrow = None  # what keeps plain CG at the start where no model sees is its products' exactness alone
-        for _ in range(0 if narrow is None else NARROW_CYCLES):
-            assert narrow is not None
-            before = outcome.residual_norm.clone()
-            yield narrow
-            if not bool((outcome.residual_norm * NARROW_GAIN < before).any()):
-                break
-        for _ in range(1 + self.settings.refinements):
-            yield FLOAT64 if self.settings.precision == "float64" else FLOAT32
-
-    def _iterate(
-        self, outcome: Outcome, index: Tensor, residual: Tensor, arithmetic: Arithmetic, *, with_snapshots: bool
-    ) -> Iterates:
+    def _iterate(self, outcome: Outcome, index: Tensor, stage: Stage, *, with_snapshots: bool) -> Iterates:
         """Conjugate gradients for the residual equation of some systems, scaled to a right-hand side of norm 1."""
-        settings, problem = self.settings, self.problem
-        coordinates = self._coordinates(arithmetic.state)
-        quadratic = self._in_dtype(coordinates, arithmetic.products)
+        settings, problem, arithmetic = self.settings, self.problem, stage.arithmetic
+        assert outcome.residual is not None
+        residual = outcome.residual[index]
+        coordinates = self._coordinates(arithmetic)
+        quadratic = self._in_dtype(coordinates, arithmetic)
         if len(index) < problem.systems:
             quadratic, coordinates = quadratic.select(index), coordinates.select(index)
         own_scale = None if coordinates.scaled else problem.scale[index]
-        system = make_system(quadratic, own_scale, outcome.shift[index], arithmetic.state)
+        shift = outcome.shift[index]
+        system = make_system(quadratic, own_scale, shift, arithmetic.state, arithmetic.products)
         inner = coordinates.inner
-        preconditioner = None if inner is None else make_preconditioner(inner, outcome.shift[index], self.cutoff)
+        preconditioner = None
+        if inner is not None:
+            preconditioner = make_preconditioner(inner, shift, stage.cutoff, stage.hidden)
         norm = norms(residual)
         norm = torch.where(norm > 0, norm, 1.0)
         tolerance = settings.tolerance * problem.reference_norm[index] / norm
@@ -181,74 +187,74 @@ class PieceSolver:
         snapshots = {iteration: outside(X) for iteration, X in iterates.snapshots.items()}
         return replace(iterates, X=outside(iterates.X), snapshots=snapshots)
 
-    def _coordinates(self, dtype: torch.dtype) -> Coordinates:
-        """The coordinates for iterates of a dtype, made once."""
-        if dtype not in self._made:
-            self._made[dtype] = make_coordinates(
-                self.problem.quadratic, self.problem.scale, self.basis, dtype, self.settings.max_iterations
-            )
-        return self._made[dtype]
+    def _coordinates(self, arithmetic: Arithmetic) -> Coordinates:
+        """The coordinates for an arithmetic's iterates, made once; wide ones do without copies of the factors."""
+        key = arithmetic.state, arithmetic.widened
+        if key not in self._made:
+            quadratic, basis = self.problem.quadratic, self.basis
+            if arithmetic.widened:
+                basis = None if basis is None else basis.to(arithmetic.state)
+                self._made[key] = Coordinates(quadratic, False, None, basis, quadratic.shape[1:])
+            else:
+                self._made[key] = make_coordinates(
+                    quadratic, self.problem.scale, basis, arithmetic.state, self.settings.max_iterations
+                )
+        return self._made[key]
 
-    def _in_dtype(self, coordinates: Coordinates, dtype: torch.dtype) -> Quadratic:
+    def _in_dtype(self, coordinates: Coordinates, arithmetic: Arithmetic) -> Quadratic:
         """The quadratic in the dtype of the products; the last one is kept, so that refinement casts it once."""
-        if dtype not in self._cast:
+        if arithmetic.widened:
+            return coordinates.quadratic
+        if arithmetic.products not in self._cast:
             self._cast.clear()
-            self._cast[dtype] = coordinates.quadratic.to(dtype=dtype)
-        return self._cast[dtype]
+            self._cast[arithmetic.products] = coordinates.quadratic.to(dtype=arithmetic.products)
+        return self._cast[arithmetic.products]
 
     def _take(
-        self,
-        outcome: Outcome,
-        index: Tensor,
-        residual: Tensor,
-        iterates: Iterates,
-        arithmetic: Arithmetic,
-        *,
-        first: bool,
+        self, outcome: Outcome, index: Tensor, iterates: Iterates, stage: Stage, *, first: bool
     ) -> tuple[Tensor, Tensor]:
-        """Add what an iteration found to the outcome; returns the systems that must go on, and their residuals.
+        """Add what an iteration found to the outcome.
 
         A later cycle that made the residual worse is undone. The first is not: there the residual may well rise, while
         the quadratic falls with every iteration.
+
+        Returns:
+            The systems that stay in this stage, and those that it leaves to the next.
         """
         settings = self.settings
         problem = self.problem if len(index) == self.problem.systems else self.problem.select(index)
         correction = outcome.correction[index]
         if first:
             outcome.snapshots = {key: correction + X for key, X in iterates.snapshots.items()}
-        before = norms(residual)
-        new_residual, losses = problem.residual(correction + iterates.X, outcome.shift[index])
-        after = norms(new_residual)
-        accepted = torch.ones_like(after, dtype=torch.bool) if first else after < before
+        before, limit = outcome.residual_norm[index], SLACK * settings.tolerance * problem.reference_norm
+        residual, losses = problem.residual(correction + iterates.X, outcome.shift[index])
+        after = norms(residual)
+        accepted = (after < before) | first
         norm = torch.where(accepted, after, before)
-        reached = norm <= SLACK * settings.tolerance * problem.reference_norm
+        reached = norm <= limit
         claimed = (iterates.state == CONVERGED) | (iterates.state == STAGNATED)
-        state = torch.where(claimed, STAGNATED, iterates.state).masked_fill(reached, CONVERGED)
         iterations = outcome.iterations[index] + iterates.iterations
-        chosen = accepted[:, None, None]
-        part = replace(
-            outcome,
-            correction=torch.where(chosen, correction + iterates.X, correction),
-            shift=outcome.shift[index],
-            iterations=iterations,
-            state=state,
-            residual_norm=norm,
-            losses=torch.where(accepted, losses, outcome.losses[:, index]),
-            radius_active=outcome.radius_active[index],
-            residual=torch.where(chosen, new_residual, residual),
-            smallest_ritz=None,
-            history=None,
+        part = outcome.select(index)
+        assert part.residual is not None
+        outcome.put(
+            index,
+            replace(
+                part,
+                correction=torch.where(accepted[:, None, None], correction + iterates.X, correction),
+                iterations=iterations,
+                state=torch.where(claimed, STAGNATED, iterates.state).masked_fill(reached, CONVERGED),
+                residual_norm=norm,
+                losses=torch.where(accepted, losses, part.losses),
+                residual=torch.where(accepted[:, None, None], residual, part.residual),
+            ),
         )
-        outcome.put(index, part)
         if first:
             outcome.smallest_ritz = iterates.trace.smallest_ritz()
         if settings.history:
             outcome.history = iterates.trace.extended(outcome.history, index, before / problem.reference_norm)
-        worth_it = claimed & (norm < 0.5 * before)
-        again = ~reached & (iterations < settings.max_iterations) & (worth_it | arithmetic.narrow)
-        left = again.nonzero().flatten()
-        assert part.residual is not None
-        return index[left], part.residual[left]
+        unsolved = ~reached & (iterations < settings.max_iterations)
+        stays = norm * stage.gain < before
+        return index[unsolved & stays], index[unsolved & ~stays]
 
     def _with_snapshots(self, outcome: Outcome) -> Outcome:
         """A system that stopped before a snapshot was taken has its final value there."""

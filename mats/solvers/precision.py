@@ -18,6 +18,7 @@ class Arithmetic(NamedTuple):
         floor: relative residual below which one run cannot go; refinement takes over there.
         narrow: products are coarser than float32, and refinement is the plan rather than the exception.
         tensor_float: allow TF32 products on a GPU.
+        widened: factors stay in their dtype and are widened as they are used, one model at a time.
     """
 
     products: torch.dtype
@@ -25,10 +26,12 @@ class Arithmetic(NamedTuple):
     floor: float
     narrow: bool = False
     tensor_float: bool = False
+    widened: bool = False
 
 
 FLOAT32 = Arithmetic(torch.float32, torch.float32, 1e-6)
 FLOAT64 = Arithmetic(torch.float64, torch.float64, 1e-14)
+WIDENED = Arithmetic(torch.float64, torch.float64, 1e-14, widened=True)
 TF32 = Arithmetic(torch.float32, torch.float32, 3e-3, narrow=True, tensor_float=True)
 BFLOAT16 = Arithmetic(torch.bfloat16, torch.float32, 2e-2, narrow=True)
 

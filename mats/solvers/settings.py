@@ -36,12 +36,14 @@ class SolverSettings:
         precision: of the iteration. The right-hand side, the true residual and closed forms are float64 always. The two
             `…_refined` multiply in a narrow format inside iterative refinement, and go on in float32 where that stalls.
         check_every: iterations between two looks of the host at a device; on the CPU it looks at every iteration.
-        refinements: restarts from the true residual when the recurrence claimed a convergence that is not there.
+        refinements: restarts from the true residual, in each arithmetic that is tried (`mats.solvers.stages`): float32,
+            then float64 where that yields no more. 0: one run of conjugate gradients, whatever it reached.
         reference: what the residual is relative to: ‖Σ λ C (W − x0)‖ (`correction`) or, as in the published code,
             ‖Σ λ C W‖ (`weights`).
         cutoff: eigenvalues below this share of the largest count as zero; None: by the dtype of the statistics.
         dense_limit: most unknowns of a system for which `direct` may form the matrix.
-        measure_null_share: compute the certificate's null-space share even where it costs an eigendecomposition.
+        measure_null_share: compute the certificate's null-space share even where it costs an eigendecomposition; with
+            neither anchor nor damping, one of every factor (`mats.solvers.null_space`).
         history: keep the relative residual of every iteration.
         validate: check every number of the statistics and the targets first.
 

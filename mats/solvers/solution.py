@@ -80,8 +80,9 @@ class Certificate:
         loss_before: ½ ⟨x0 − W_i, C_i (x0 − W_i)⟩ for each model (without λ_i).
         loss_after: the same at the solution.
         movement: ‖Δ‖ ÷ max_i ‖W_i − x0‖; 0 where nothing could move.
-        null_share: share of ‖Δ‖² along joint eigenvectors u_j v_kᵀ of the summed factors on which every C_i vanishes up
-            to the cutoff. These directions certainly lie in the null space; it may hold more. None: not measured.
+        null_share: share of ‖Δ‖² in the null space of Σ λ C, up to the cutoff, where nothing pulls (no anchor, no
+            damping) and both sides have at most 256 entries or `measure_null_share` is set. Else the part of it along
+            joint eigenvectors u_j v_kᵀ of the summed factors; the null space may hold more. None: not measured.
         bound: what the three bounds below rest on. They are about Δ in float64, before it is rounded to the output's
             dtype, and take the statistics to be positive semi-definite.
         eigenvalue_bound: ν: no eigenvalue of H (for `retained`: that was kept) is smaller; unit of C; 0: unknown.

@@ -16,6 +16,7 @@ from mats.solvers.certify import certify, histories_of
 from mats.solvers.closed_form import dense_basis, solve_in_basis
 from mats.solvers.columns import solve_columns
 from mats.solvers.iterative import IterativeSolver, snapshot_outcome
+from mats.solvers.null_space import null_share, worth_measuring
 from mats.solvers.outcome import Outcome
 from mats.solvers.pair import is_pair, solve_pair
 from mats.solvers.problem import Problem, make_problem
@@ -174,7 +175,10 @@ def certified_solution(
         basis = joint_basis(problem.quadratic, problem.scale)
 
     def certified(reached: Outcome) -> tuple[Certificate, ...]:
-        return certify(problem, models, reached, basis, cutoff, settings.tolerance)
+        share = None
+        if isinstance(problem.quadratic, KroneckerQuadratic) and worth_measuring(problem.quadratic, basis, settings):
+            share = null_share(problem.quadratic, reached, cutoff)
+        return certify(problem, models, reached, basis, cutoff, settings.tolerance, share)
 
     wide = settings.precision == "float64" or any(target.dtype == torch.float64 for target in problem.targets[:models])
     dtype = torch.float64 if wide else torch.float32

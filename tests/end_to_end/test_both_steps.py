@@ -174,10 +174,18 @@ def test_the_oracle_notices_swapped_factors(models, answers, tmp_path: Path, mon
     assert whole > 0.05
 
 
-def test_the_oracle_notices_preconditioning_without_an_anchor(models, answers, tmp_path: Path) -> None:
-    """Preconditioned iterations move along directions that no example sees, unless the anchor holds them."""
+def test_the_oracle_notices_preconditioning_without_an_anchor(models, answers, tmp_path: Path, monkeypatch) -> None:
+    """Preconditioned iterations move along directions that no example sees, unless they or the anchor hold them."""
     free = SETTINGS.model_copy(update={"anchor": 0.0})
-    _, hidden = errors(merged(models, tmp_path, free), answers, models)
+    for name in ("held", "moved"):
+        (tmp_path / name).mkdir()
+    _, hidden = errors(merged(models, tmp_path / "held", free), answers, models)
+    assert hidden < TOLERANCE
+    make = mats.solvers.iterative.make_preconditioner
+    monkeypatch.setattr(
+        mats.solvers.iterative, "make_preconditioner", lambda basis, shift, cutoff, hidden: make(basis, shift, cutoff)
+    )
+    _, hidden = errors(merged(models, tmp_path / "moved", free), answers, models)
     assert hidden > 20 * TOLERANCE
 
 
@@ -192,7 +200,7 @@ def test_the_oracle_notices_a_preconditioner_that_lost_the_anchor(models, answer
     monkeypatch.setattr(
         mats.solvers.iterative,
         "make_preconditioner",
-        lambda basis, shift, cutoff: make(basis, torch.zeros_like(shift), cutoff),
+        lambda basis, shift, *others: make(basis, torch.zeros_like(shift), *others),
     )
     whole, _ = errors(merged(models, tmp_path / "wrong", briefly), answers, models)
     assert whole > 20 * TOLERANCE
