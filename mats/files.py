@@ -120,6 +120,28 @@ def publish_folder(temporary: Path, final: Path, *, overwrite: bool = False) -> 
     fsync_folder(final.parent)
 
 
+def lock(descriptor: int, folder: Path, *, wait: bool = False) -> None:
+    """Lock an open file or folder for this process; the kernel frees it when the process ends, however it ends.
+
+    Args:
+        descriptor: what is locked.
+        folder: where, for messages.
+        wait: wait until it is free, where another process holds it.
+
+    Raises:
+        OutputExists: another process holds it, and `wait` is false.
+        WorkFailed: this file system has no locks (some network file systems).
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise OutputExists(f"{folder}: another run is writing here; wait for it or choose another output") from error
+    except OSError as error:
+        raise WorkFailed(
+            f"{folder}: cannot be locked ({error.strerror or error}); an output on a local disk would be right"
+        ) from error
+
+
 @contextmanager
 def exclusive(lock_path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold `lock_path` for this process; the kernel frees it when the process ends, however it ends.
@@ -130,7 +152,7 @@ def exclusive(lock_path: Path, *, wait: bool = False) -> Iterator[None]:
 
     Raises:
         OutputExists: another process holds it, and `wait` is false.
-        WorkFailed: its folder cannot be made or written to.
+        WorkFailed: its folder cannot be made, written to or locked.
     """
     try:
         lock_path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,12 +160,7 @@ def exclusive(lock_path: Path, *, wait: bool = False) -> Iterator[None]:
     except OSError as error:
         raise explain_os_error(error, lock_path.parent) from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputExists(
-                f"{lock_path.parent}: another run is writing here; wait for it or choose another output"
-            ) from error
+        lock(file.fileno(), lock_path.parent, wait=wait)
         yield
 
 

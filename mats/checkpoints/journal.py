@@ -11,14 +11,13 @@ each has a journal of its own, and one whose companions were killed may live for
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-from mats.errors import OutputExists
-from mats.files import explain_os_error
+from mats.errors import MatsError
+from mats.files import explain_os_error, lock
 
 VERSION = 1
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
@@ -98,12 +97,10 @@ class Journal:
         except OSError as error:
             raise explain_os_error(error, self.path) from error
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            lock(self._descriptor, self.path.parent)
+        except MatsError:
             self.close()
-            raise OutputExists(
-                f"{self.path.parent}: another run is writing here; wait for it or choose another output"
-            ) from error
+            raise
 
     def _cut(self, length: int) -> None:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterable
@@ -12,8 +11,8 @@ import xxhash
 
 from mats.checkpoints.bytes import CHUNK_BYTES
 from mats.checkpoints.layout import Layout, Shard
-from mats.errors import OutOfSpace, OutputExists, WorkFailed
-from mats.files import explain_os_error
+from mats.errors import MatsError, OutOfSpace, OutputExists, WorkFailed
+from mats.files import explain_os_error, lock
 
 
 def partial_folder(output: Path) -> Path:
@@ -30,6 +29,7 @@ def lock_folder(folder: Path) -> int:
 
     Raises:
         OutputExists: another process holds it.
+        WorkFailed: it cannot be made or locked.
     """
     while True:
         try:
@@ -43,12 +43,10 @@ def lock_folder(folder: Path) -> int:
         except OSError as error:
             raise explain_os_error(error, folder) from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            lock(descriptor, folder)
+        except MatsError:
             os.close(descriptor)
-            raise OutputExists(
-                f"{folder}: another run is writing here; wait for it or choose another output"
-            ) from error
+            raise
         if _is_still(folder, descriptor):
             return descriptor
         os.close(descriptor)

@@ -387,3 +387,16 @@ def test_a_journal_that_another_process_writes_is_left_as_it_is(tmp_path: Path) 
         assert (tmp_path / "journal-1").read_bytes() == before
     alive.close()
     assert Journal(tmp_path / "journal-1", "x").resume() == {"a": {"name": "a", "checksum": "1"}}
+
+
+def test_a_file_system_without_locks_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As some network file systems answer; that nobody holds the output must not be told as if somebody did."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("mats.files.fcntl.flock", refuse)
+    with pytest.raises(WorkFailed, match=r"cannot be locked \(No locks available\); an output on a local disk"):
+        CheckpointWriter(tmp_path / "out", infos({"a": torch.ones(1)}), identity="x")
+    with pytest.raises(WorkFailed, match="cannot be locked"):
+        Journal(tmp_path / "journal", "x").restart()
