@@ -29,12 +29,14 @@ def system_bytes(shape: tuple[int, int], models: int, factors: Sequence[int], *,
         snapshots: iterates that are kept.
 
     Held at once: targets and the products S_i = C_i P of all models; the start, right-hand side, correction and
-    residuals in fp64 and the iteration's state in fp32; every model's factors, one being read besides; their sums,
-    eigenvectors and the decomposition's workspace in fp64.
+    residuals in fp64 and the iteration's state in fp32; every model's factors, one being read besides. Then either
+    their sums, eigenvectors and the decomposition's workspace in fp64; or, iterating, all factors once more in rotated
+    coordinates, with eigenvectors and one model's factors in fp64 where fp32 stalls. (On a CPU systems are rotated a
+    few at a time: for groups of many this is more than it takes.)
     """
     matrix = shape[0] * shape[1]
     held = FLOAT * (2 * models + 8) * matrix + DOUBLE * (10 + 2 * snapshots) * matrix
-    return held + FLOAT * (models + 2) * sum(factors) + DOUBLE * 5 * sum(factors)
+    return held + FLOAT * (models + 2) * sum(factors) + max(DOUBLE * 5, FLOAT * models + DOUBLE * 3) * sum(factors)
 
 
 def mapped_system_bytes(shape: tuple[int, int], models: int, factors: Sequence[int], *, snapshots: int = 0) -> int:
