@@ -75,7 +75,8 @@ class LayerMetrics:
 
     def _factors(self, index: StoreIndex, term: Term, shape: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
         store = index.store
-        total = GramSums(store.sum(f"input_gram/{term.site}"), store.tokens("site", term.site))
+        site = index.site_of[term.layer]
+        total = GramSums(store.sum(f"input_gram/{site}"), store.tokens("site", site))
         outputs = None
         if term.output:
             outputs = GramSums(store.sum(f"output_gram/{term.layer}"), store.tokens("layer", term.layer))

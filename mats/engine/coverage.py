@@ -17,14 +17,14 @@ class Term:
     """One layer's part of a parameter's quadratic; a tied weight has one for each layer that holds it.
 
     Attributes:
-        layer, site: where the output and the input Gram are found in every store.
+        layer: where its output Gram is found in every store; the site of its input Gram each store names itself, since
+            layers that share a site in one may have each their own in another (a proxy's).
         layout: how this layer sees the weight on disk.
         counts: the input Gram is diagonal (an embedding's token counts).
         output: an output Gram is used.
     """
 
     layer: str
-    site: str
     layout: str
     counts: bool
     output: bool
@@ -56,6 +56,7 @@ class StoreIndex:
         self.model = model
         self.store = store
         self.sites: Mapping[str, SiteRecord] = {site.name: site for site in store.manifest.sites}
+        self.site_of = {layer.name: layer.site for layer in store.manifest.layers}
         self.layers: dict[str, list[LayerRecord]] = {}
         for layer in store.manifest.layers:
             self.layers.setdefault(rename(layer.weight), []).append(layer)
@@ -71,21 +72,33 @@ class StoreIndex:
 
 def cover(name: str, settings: QuadraticSettings, stores: Sequence[StoreIndex]) -> Cover:
     """Walk the fallback chain of `settings` for the parameter `name`."""
-    fallen: list[str] = []
+    fallen: list[tuple[Curvature, str]] = []
     for rule in settings.fallback:
         if rule in ("identity", "init"):
-            return Cover(rule, reason="; ".join(fallen) or None)
+            return Cover(rule, reason=_told(fallen))
         if rule in ("kfac", "input_gram"):
             terms, why = _layer_terms(name, rule, settings, stores)
             if terms:
-                return Cover(rule, terms, _riding_bias(name, terms, settings, stores), "; ".join(fallen) or None)
+                return Cover(rule, terms, _riding_bias(name, terms, settings, stores), _told(fallen))
         else:
             missing = _missing_parameter_statistic(name, rule, stores)
             if missing is None:
-                return Cover(rule, reason="; ".join(fallen) or None)
+                return Cover(rule, reason=_told(fallen))
             why = missing
-        fallen.append(f"{rule}: {why}")
-    return Cover("init", reason="; ".join(fallen) or None)
+        fallen.append((rule, why))
+    return Cover("init", reason=_told(fallen))
+
+
+def _told(fallen: Sequence[tuple[Curvature, str]]) -> str | None:
+    """Why each rule was passed over: rules with one reason together, and what a store states of it said once."""
+    together: dict[str, list[Curvature]] = {}
+    for rule, why in fallen:
+        together.setdefault(why, []).append(rule)
+    clauses, stated = [], ""
+    for why, rules in together.items():
+        clauses.append(f"{', '.join(rules)}: {why.removesuffix(stated) if stated else why}")
+        stated = why[why.index(" (") :] if " (" in why else stated
+    return "; ".join(clauses) or None
 
 
 def _missing_parameter_statistic(name: str, rule: str, stores: Sequence[StoreIndex]) -> str | None:
@@ -114,7 +127,7 @@ def _layer_terms(
             if rule == "kfac" and not index.store.has(f"output_gram/{layer.name}"):
                 return (), index.why_not(name, f"output_gram of layer {layer.name}")
     terms = tuple(
-        Term(layer.name, layer.site, layer.layout, stores[0].sites[layer.site].kind == "counts", rule == "kfac")
+        Term(layer.name, layer.layout, stores[0].sites[layer.site].kind == "counts", rule == "kfac")
         for layer in first.values()
     )
     return terms, ""

@@ -153,7 +153,7 @@ def _alike(systems: Sequence[System]) -> list[list[System]]:
     alike: dict[tuple[object, ...], list[System]] = {}
     for system in systems:
         single = (system.weight,) if len(system.terms) > 1 else ()
-        form = tuple((replace(term, layer="", site="", layout="")) for term in system.terms)
+        form = tuple((replace(term, layer="", layout="")) for term in system.terms)
         alike.setdefault((system.shape, system.rule, system.settings, form, *single), []).append(system)
     return list(alike.values())
 

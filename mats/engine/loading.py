@@ -244,12 +244,13 @@ class GroupLoader:
     def _factors(self, system: System, term: Term, index: int, sizes: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
         """Read one model's factors of one layer, input side first."""
         store = self.stores[index]
-        inputs = leading_block(self._gram(store, "input_gram", "site", term.site), sizes[1])
+        site = store.site_of[term.layer]
+        inputs = leading_block(self._gram(store, "input_gram", "site", site), sizes[1])
         outputs = self._gram(store, "output_gram", "layer", term.layer) if term.output else None
         own = self.inputs.token_rows(index, system.weight)
         if own is not None:
             inputs, outputs = over_tokens(inputs, outputs, own, lookup=term.counts)
-        self._check_gram(store, f"input_gram/{term.site}", inputs.total, sizes[1])
+        self._check_gram(store, f"input_gram/{site}", inputs.total, sizes[1])
         if outputs is not None:
             self._check_gram(store, f"output_gram/{term.layer}", outputs.total, sizes[0])
         return kronecker_factors(inputs, outputs, store.store.examples, system.settings)

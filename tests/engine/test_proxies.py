@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from engine_families import make_model, nudge
+from engine_families import draw_store, make_model, nudge, write_raw
 from engine_families import save as save_bare
 from safetensors.torch import load_file
 from scipy.linalg import sqrtm
@@ -169,3 +169,26 @@ def test_a_proxy_never_replaces_its_model(pair):
     with pytest.raises(RequestError, match="task1: is an input, which would be lost"):
         write_proxy(str(pair / "base"), str(pair / "task1"), pair / "task1", "task_vector_gram", overwrite=True)
     assert (pair / "task1" / "model.safetensors").read_bytes() == before
+
+
+def test_a_store_whose_layers_share_sites_merges_with_one_whose_layers_do_not(pair, tmp_path):
+    """Collection keeps one input Gram for queries, keys and values; a proxy has one for each of them."""
+    task1, task2 = (str(pair / name) for name in ("task1", "task2"))
+    base = str(pair / "base")
+    write_proxy(base, task2, tmp_path / "proxy", "task_vector_gram")
+    attention = "bert.encoder.layer.1.attention.self"
+    shared = {f"{attention}.{part}": f"{attention}.query" for part in ("key", "value")}
+    raw, vectors, _ = draw_store(make_model("bert", 0), 5, shared=shared)
+    write_raw(tmp_path / "drawn", raw, pair / "task1", vectors)
+    values = []
+    for first in (0, 1):
+        models = (
+            ModelInput("task1", task1, 1.0, tmp_path / "drawn"),
+            ModelInput("task2", task2, 1.0, tmp_path / "proxy"),
+        )
+        ordered = models if first == 0 else models[::-1]
+        output = tmp_path / f"out{first}"
+        merge(MergeRequest(ordered, MatsSettings(), output, base=base))
+        values.append(load_file(output / "model.safetensors"))
+    for name, value in values[0].items():
+        torch.testing.assert_close(value, values[1][name], rtol=1e-4, atol=1e-5, msg=name)
