@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import torch
 from torch import Tensor
@@ -69,6 +70,11 @@ def tensor_systems(targets: Stack, given: Curvatures) -> TensorSystems:
     Raises:
         ShapeMismatch, RequestError, NonFiniteStatistic: with the index and what was received.
     """
+    for key in given:
+        if key not in Curvatures.__annotations__:
+            known = (*Curvatures.__annotations__, *_ALSO_OF_SOLVE)
+            near = get_close_matches(key, known, n=1) or [name for name in known if name.endswith(key)]
+            raise RequestError(f"solve: unknown argument {key!r}{f'; did you mean {near[0]!r}?' if near else ''}")
     tensors = _tensors("targets", targets)
     batch = [_as_batch(position, tensor, tensors[0]) for position, tensor in enumerate(tensors)]
     quadratic, start = given.get("quadratic"), given.get("start")
@@ -83,6 +89,7 @@ def tensor_systems(targets: Stack, given: Curvatures) -> TensorSystems:
     return TensorSystems(quadratic, batch, origin, tensors[0].shape)
 
 
+_ALSO_OF_SOLVE = ("method", "tol", "damping", "anchor", "radius", "max_iterations", "snapshots", "history", "precision")
 _DECIDED_BY_A_QUADRATIC = ("input_grams", "output_grams", "diagonals", "model_weights", "shrinkage")
 
 

@@ -219,3 +219,10 @@ def test_inputs_are_not_modified(targets: list[Tensor]) -> None:
 
 def test_docstring_runs() -> None:
     assert doctest.testmod(mats.solving).failed == 0
+
+
+@pytest.mark.parametrize(("key", "meant"), [("weights", "model_weights"), ("dampingg", "damping"), ("tole", "tol")])
+def test_a_misspelt_argument_is_not_passed_over(targets: list[Tensor], key: str, meant: str) -> None:
+    grams = [gram(IN) for _ in targets]
+    with pytest.raises(RequestError, match=rf"solve: unknown argument '{key}'; did you mean '{meant}'\?"):
+        solve(targets, input_grams=grams, **{key: 0.1})  # type: ignore[arg-type]

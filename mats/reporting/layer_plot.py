@@ -201,7 +201,7 @@ def _draw_iterations(ax: Axes, layers: Sequence[LayerEntry]) -> None:
         ]
         if bars:
             ax.vlines([x for x, _ in bars], 0, [y for _, y in bars], color=LOOKS[part][0], lw=_bar(len(layers)))
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 1.05 * max([1, *(layer.get("iterations") or 0 for layer in layers)]))
     ax.yaxis.set_major_locator(MaxNLocator(3, integer=True))
 
 
