@@ -96,8 +96,8 @@ class MergeRequest:
         dtype: of the output ("float32", "bfloat16", "float16"); None keeps each tensor's dtype in the base.
         device: "auto" (cuda where there is one), "cpu", "cuda", "cuda:1".
         memory_budget: bytes that one group of layers of all models may take, with what is read and written beside it,
-            in each process; None: 4 GiB, and one larger layer is still solved as long as it fits into the machine's
-            memory.
+            in each process; None: 4 GiB, and a single larger layer is still solved as long as it fits into the
+            machine's memory.
         overwrite: replace an existing output.
         strict: raise NotConverged, after publishing, when a solve missed its tolerance.
         max_shard_bytes: largest weight file; a LoRA adapter is one file in any case, since PEFT loads no other.
