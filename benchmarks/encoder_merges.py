@@ -6,6 +6,7 @@ are on the split `tuning`: training examples that no model was trained on and no
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -66,11 +67,11 @@ class EncoderMerges:
         recipe = load_recipe(self._recipe, list(overrides))
         return {model.name: metadata_folder(recipe, model) for model in recipe.models}
 
-    def part_of(self, stores: Mapping[str, Path], layers: Sequence[int]) -> dict[str, Path]:
-        """Copies of the stores with the sums of some encoder layers alone: all else keeps the start of a solve."""
+    def part_of(self, stores: Mapping[str, Path], layers: Sequence[int], name: str = "parts") -> dict[str, Path]:
+        """Copies, in `scratch`/`name`, with the sums of some encoder layers alone: all else keeps the start."""
         copies = {}
         for task, folder in stores.items():
-            store, copies[task] = open_store(folder), self.scratch / "parts" / task
+            store, copies[task] = open_store(folder), self.scratch / name / task
             chosen = tuple(f"bert.encoder.layer.{layer}." for layer in layers)
             entries = {key: e for key, e in store.entries.items() if key.partition("/")[2].startswith(chosen)}
             manifest = replace(store.manifest, tensors={}, files={})
@@ -97,7 +98,9 @@ class EncoderMerges:
 
     def machine(self) -> str:
         """What this runs on, in words."""
-        return f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+        threads = torch.get_num_threads()
+        used = f"{threads} thread{'s' if threads > 1 else ''}"
+        return f"{os.cpu_count()} cores, {platform.machine()}, {used}, torch {torch.__version__}"
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,14 @@ class _Part:
 
     entries: Mapping[str, Encoded]
     read: Callable[[str], torch.Tensor]
+
+
+def rows_so_far(results: Path, setting: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a stopped run of the same setting has measured: its rows are not measured again."""
+    if not results.is_file():
+        return []
+    content = json.loads(results.read_text(encoding="utf-8"))
+    return content["rows"] if all(content.get(key) == value for key, value in setting.items()) else []
 
 
 def relative_change(merged: Path, exact: Path, start: Path, names: Sequence[str]) -> float:
@@ -120,6 +131,7 @@ def relative_change(merged: Path, exact: Path, start: Path, names: Sequence[str]
 
 
 def solved_names(report: Mapping[str, Any]) -> list[str]:
-    """The tensors that a merge has solved a system for."""
+    """The tensors that a merge has solved a system for, biases that were solved with their weight among them."""
     rules = ("kfac", "input_gram", "block", "diagonal")
-    return [layer["name"] for layer in report["layers"] if layer["rule"] in rules]
+    solved = [layer for layer in report["layers"] if layer["rule"] in rules]
+    return [name for layer in solved for name in (layer["name"], layer.get("bias")) if name is not None]
