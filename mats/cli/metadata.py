@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
     """Add the group of commands to the program."""
     group = typer.Typer(
         name="metadata",
-        short_help="Add, verify, compress or publish stores, or make them without data.",
+        short_help="Add, verify, compress, publish or make stores.",
         help="Add stores, verify that they are whole, make them smaller, publish them, or make them without any data.",
         rich_markup_mode=None,
     )

@@ -43,7 +43,7 @@ def plan_metadata(
     \b
     Examples:
       mats plan-metadata exp_out/merged
-      mats plan-metadata configs/llama-70b --on h100 --gpus 8 --tokens 1024 --json
+      mats plan-metadata models/large/config.json --on h100 --gpus 8 --tokens 1024 --json
     """
     from dataclasses import asdict
 

@@ -23,7 +23,7 @@ from mats.curvature.sites import CallRecorder, first_argument, is_lookup, spread
 from mats.curvature.state import frozen_evaluation, full_precision_products, trainable
 from mats.curvature.taps import LayerTap, Tap
 from mats.data.batch import Batch
-from mats.errors import MatsError, ShapeMismatch
+from mats.errors import MatsError, ShapeMismatch, is_out_of_memory
 
 _COEFFICIENTS = (0.7, 1.9, -1.3, 0.4, 1.1)
 
@@ -82,8 +82,8 @@ def examine(
         return _examine(model, taps, parameters, batch, settings, spread)
     except MatsError:
         raise
-    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError):
-        if not spread:
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if not spread or is_out_of_memory(error):
             raise
         return _examine(model, taps, parameters, batch, settings, None)
 

@@ -336,11 +336,15 @@ def partitions(items: list[Item], budget: int | None) -> tuple[tuple[str, ...], 
     Raises:
         OutOfSpace: One tensor alone exceeds the budget.
     """
+    largest = max(items, key=lambda item: item.bytes, default=None)
+    if budget is not None and largest is not None and largest.bytes > budget:
+        raise OutOfSpace(
+            f"{largest.key}: its sum alone takes {largest.bytes} bytes, the largest of all, and memory_budget is "
+            f"{budget}; a budget of {largest.bytes} or more would do"
+        )
     groups: list[list[str]] = [[]]
     used = 0
     for item in items:
-        if budget is not None and item.bytes > budget:
-            raise OutOfSpace(f"{item.key}: its sums take {item.bytes} bytes, memory_budget is {budget}")
         if budget is not None and groups[-1] and used + item.bytes > budget:
             groups.append([])
             used = 0

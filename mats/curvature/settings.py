@@ -15,7 +15,6 @@ Loss = Literal["mean", "sum"]
 
 STATISTICS = ("input_gram", "output_gram", "diagonal", "block")
 GRAM_STATISTICS = ("input_gram", "output_gram")
-PER_EXAMPLE_STATISTICS = ("diagonal", "block")
 
 
 @dataclass(frozen=True)

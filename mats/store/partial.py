@@ -75,7 +75,7 @@ class PartialSums:
         source = InMemory(sums)
         state["encoded"] = {key: [entry.encoding, list(entry.shape)] for key, entry in source.entries.items()}
         metadata = {STATE_KEY: json.dumps(state, sort_keys=True, allow_nan=False)}
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_tensor_file(temporary, source.entries, source.read, metadata)
@@ -90,6 +90,8 @@ class PartialSums:
 
         Floats come back to the bit: matrices were stored by their upper triangle and are symmetric again.
         """
+        for left in self.path.parent.glob(f".{self.path.name}.*.tmp"):  # of a run that was killed as it saved
+            left.unlink(missing_ok=True)
         if not self.path.exists():
             return Resumed(None, 0)
         try:

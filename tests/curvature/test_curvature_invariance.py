@@ -105,9 +105,15 @@ def test_partitions_change_nothing(labels: str) -> None:
     assert split.fourth_moments == pytest.approx(whole.fourth_moments)
 
 
-def test_a_sum_larger_than_the_budget_is_named() -> None:
-    with pytest.raises(OutOfSpace, match=r"(input_gram|block|diagonal)/.* memory_budget is 100"):
+def test_the_largest_sum_is_named_with_the_budget_that_would_do() -> None:
+    with pytest.raises(
+        OutOfSpace, match=r"(input_gram|output_gram|block|diagonal)/.* memory_budget is 100; "
+    ) as caught:
         plan_collection(tiny_t5(), seq2seq_batch(3), replace(EVERYTHING, memory_budget=100))
+    enough = int(str(caught.value).split("a budget of ")[1].split()[0])
+    plan_collection(tiny_t5(), seq2seq_batch(3), replace(EVERYTHING, memory_budget=enough))
+    with pytest.raises(OutOfSpace, match=f"memory_budget is {enough - 1}"):
+        plan_collection(tiny_t5(), seq2seq_batch(3), replace(EVERYTHING, memory_budget=enough - 1))
 
 
 def test_planned_bytes_are_what_the_sums_take() -> None:

@@ -18,6 +18,15 @@ def test_nothing_there_means_from_the_start(tmp_path):
     assert (found.sums, found.batches_done, found.discarded) == (None, 0, None)
 
 
+def test_what_a_killed_run_was_saving_is_swept_away(tmp_path):
+    partial = PartialSums(tmp_path / "s")
+    partial.save(sums_of(range(2)), 1, IDENTITY)
+    half = partial.path.with_name(f".{partial.path.name}.12345.tmp")
+    half.write_bytes(b"half")
+    assert partial.load(IDENTITY).batches_done == 1
+    assert not half.exists()
+
+
 def test_sums_come_back_to_the_bit(tmp_path):
     sums = sums_of(range(5))
     sums.tensors["block/norm.weight"] = torch.triu(sums.tensors["block/norm.weight"])
