@@ -68,8 +68,13 @@ def log_probabilities(logits: Tensor) -> Tensor:
     return at_least_float32(logits).log_softmax(-1)
 
 
-def token_losses(known: Tensor, labels: Tensor) -> Tensor:
-    """-log p(label) at each position [B, R], from log p [B, R, V]; 0 where the label is -100."""
+def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log p(label) at each position [B, R]; 0 where the label is -100. In float32 or better."""
+    return losses_given(log_probabilities(logits), labels)
+
+
+def losses_given(known: Tensor, labels: Tensor) -> Tensor:
+    """`token_losses` from log p [B, R, V], which several labels may share."""
     losses = functional.nll_loss(known.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORED)
     return losses.reshape(labels.shape)
 
@@ -87,7 +92,7 @@ def losses_of_each(logits: Tensor, drawn: Iterable[Tensor], loss: Loss) -> Itera
     """`example_losses` [B] for each of several labels [B, R]; their graphs share the log-probabilities [B, R, V]."""
     known = log_probabilities(logits)
     for labels in drawn:
-        summed = token_losses(known, labels).sum(1)
+        summed = losses_given(known, labels).sum(1)
         yield summed if loss == "sum" else summed / (labels != IGNORED).sum(1).clamp(min=1)
 
 

@@ -218,7 +218,7 @@ def choice_log_probabilities(model: nn.Module, batch: Batch) -> Tensor:
             chosen = torch.full((batch.size,), index, dtype=torch.int64, device=batch.choices.device)
             answered = with_choice(model, batch, chosen)
             logits, encoded = _reusing_encoder(model, answered, encoded)
-            summed = -token_losses(log_probabilities(logits), answered.labels).double().sum(1)
+            summed = -token_losses(logits, answered.labels).double().sum(1)
             empty = (answered.labels == IGNORED).all(1)
             columns.append(summed.masked_fill(empty, -torch.inf))
     return torch.stack(columns, dim=1)
