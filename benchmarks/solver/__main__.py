@@ -120,12 +120,9 @@ def shapes(
     machine = records.measured({"machine": "shapes"}, lambda: {"environment": environment(), "gemm": gemm_rates()})
     chosen = [case for case in cases(t5_scale, llama_scale, damping) if only in case.name]
     complete = _until_out_of_time(lambda: measure(chosen, repeats, records))
-    lines = [
-        record
-        for case in chosen
-        for record in records.lines.values()
-        if record["key"].get("case") == case.name and record["key"]["shape"] == list(case.shape)
-    ]
+    names = {(case.name, case.shape) for case in chosen}
+    measured = (record for record in records.lines.values() if "case" in record["key"])
+    lines = [line for line in measured if (line["key"]["case"], tuple(line["key"]["shape"])) in names]
     Console(width=120).print(words(machine["environment"]))
     Console(width=120).print(shapes_table(lines, clock))
     _write(

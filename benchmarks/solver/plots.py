@@ -74,6 +74,7 @@ def plot_shapes(lines: Sequence[Line], path: Path, clock: str) -> None:
         axis.set_xticks(places, [str(place) for place in places])
         axis.minorticks_off()
         axis.legend(fontsize=8)
+    lines = [line for line in lines if line[share] is not None]
     names = [f"{line['key']['case']} {line['key']['shape'][0]}×{line['key']['shape'][1]}" for line in lines]
     axes[3].barh(range(len(lines)), [100 * line[share] for line in lines], color=OURS)
     axes[3].set_yticks(range(len(lines)), names, fontsize=6)

@@ -22,7 +22,8 @@ from mats.quadratics import KroneckerQuadratic, empty_left_factors, empty_right_
 from mats.solvers import SolverSettings, solve_quadratic
 
 TOLERANCES = (1e-3, 1e-5)
-FEW, MANY = 4, 16  # iterations; a run of either, subtracted, leaves iterations alone
+FEW, MANY = 26, 50  # iterations; a run of either, subtracted, leaves iterations alone (25 decide the coordinates)
+LEAST_SECONDS = 0.5  # between the two, below which their difference is noise
 ROWS = 2  # tokens behind each Gram ÷ the smaller width of the matrix: the wider side is singular
 
 
@@ -123,8 +124,9 @@ def measure_here(given: dict[str, Any], repeats: int) -> dict[str, Any]:
         ("processor_seconds", "processor_share", "torch_processor"),
     ):
         each = (many[clock] - few[clock]) / (MANY - FEW)
-        found[f"iteration_{clock}"] = each
-        found[name] = case.flops / each / rates[rate]
+        sure = (MANY - FEW) * each >= LEAST_SECONDS
+        found[f"iteration_{clock}"] = each if sure else None
+        found[name] = case.flops / each / rates[rate] if sure else None
     return found
 
 

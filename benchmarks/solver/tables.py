@@ -83,7 +83,7 @@ def shapes_table(lines: Sequence[Line], clock: str) -> Table:
             *(f"{runs[tolerance][which]:.2f}" for tolerance in ("0.001", "1e-05")),
             " / ".join(str(max(runs[tolerance]["iterations"])) for tolerance in ("0.001", "1e-05")),
             f"{max(runs['1e-05']['residuals']):.1e}",
-            f"{100 * line[share]:.0f} %",
+            "–" if line[share] is None else f"{100 * line[share]:.0f} %",
             f"{line['solve_bytes'] / 1e9:.2f} GB on {line['factor_bytes'] / 1e9:.2f}",
         )
     return table
