@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mats.engine.coverage import StoreIndex, Term
 from mats.engine.inputs import MergeInputs
-from mats.engine.layout import from_canonical, to_canonical
+from mats.engine.layout import to_canonical
 from mats.engine.plan import Group, System
 from mats.engine.streaming import base_tensor
 from mats.engine.vocabulary_statistics import over_tokens, rearranged
@@ -142,13 +142,7 @@ class GroupLoader:
         return to_canonical(parts[0], system.layout, parts[1] if len(parts) > 1 else None)
 
     def _stored_form(self, system: System, matrix: Tensor, place: int) -> Tensor:
-        shape = self.inputs.infos[system.weight].shape
-        weight, bias = from_canonical(matrix, shape, system.layout, bias=system.bias is not None)
-        if place == 0:
-            return weight
-        assert bias is not None
-        assert system.bias is not None
-        return bias.reshape(self.inputs.infos[system.bias].shape)
+        return system.stored(matrix, lambda name: self.inputs.infos[name].shape)[system.names[place]]
 
     def quadratic(self, group: Group, dtype: torch.dtype) -> Quadratic:
         """The curvatures C_i of a group and the models' weights λ_i."""

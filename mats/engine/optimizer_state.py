@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from mats.checkpoints import Checkpoint, open_checkpoint
 from mats.checkpoints.heads import is_head
 from mats.checkpoints.pickled_file import load_weights_only
-from mats.engine.proxies import PROXY_EXAMPLE
+from mats.engine.proxies import proxy_manifest
 from mats.engine.skeletons import skeleton_of
 from mats.errors import CheckpointCorrupt, InputsMismatch, RequestError
 from mats.files import refuse_existing, refuse_replacing_inputs
 from mats.progress import Progress, Silent
-from mats.store import DataIdentity, Manifest, ModelIdentity, write_store
+from mats.store import Manifest, ModelIdentity, write_store
 from mats.store.tensor_file import Encoded
 
 ORDERS = ("named", "trainer", "mats")
@@ -207,24 +207,12 @@ class _Source:
 def _manifest(
     checkpoint: Checkpoint, model: str, name: str | None, moments: Mapping[str, _Moment], batch_size: int
 ) -> Manifest:
-    floating = {key for key, info in checkpoint.tensors.items() if info.dtype.is_floating_point}
-    steps = max(moment.steps for moment in moments.values())
-    return Manifest(
-        model=ModelIdentity(name or Path(model).name, model, None, checkpoint.fingerprint()),
-        data=DataIdentity("none", "none", None),
-        estimator={
-            "proxy": KIND,
-            "of": "arXiv:2507.18807",
-            "statistics": ["diagonal"],
-            "steps": steps,
-            "batch_size": batch_size,
-        },
-        examples=1,
-        example_ids=(PROXY_EXAMPLE,),
-        sites=(),
-        layers=(),
-        parameters=tuple(sorted(moments)),
-        uncovered=dict.fromkeys(sorted(floating - set(moments)), "the optimizer had no state of it"),
-        tokens={},
-        fourth_moments={},
-    )
+    identity = ModelIdentity(name or Path(model).name, model, None, checkpoint.fingerprint())
+    estimator = {
+        "proxy": KIND,
+        "of": "arXiv:2507.18807",
+        "statistics": ["diagonal"],
+        "steps": max(moment.steps for moment in moments.values()),
+        "batch_size": batch_size,
+    }
+    return proxy_manifest(identity, checkpoint, estimator, set(moments), "the optimizer had no state of it")

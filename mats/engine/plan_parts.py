@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from mats.engine.coverage import Term
-from mats.engine.layout import Layout
+from mats.engine.layout import Layout, from_canonical
 from mats.methods.quadratic import Curvature, QuadraticSettings
 from mats.methods.settings import ElementwiseSettings
 
@@ -41,6 +44,19 @@ class System:
     def names(self) -> tuple[str, ...]:
         """The tensors of the output that it decides."""
         return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
+    def stored(self, matrix: Tensor, shape_of: Callable[[str], tuple[int, ...]]) -> dict[str, Tensor]:
+        """Those tensors as files hold them, in the order of `names`, from X [out, in] with the bias as last column.
+
+        Args:
+            matrix: X.
+            shape_of: shape of a tensor of the output, by its name.
+        """
+        weight, bias = from_canonical(matrix, shape_of(self.weight), self.layout, bias=self.bias is not None)
+        found = {self.weight: weight}
+        if self.bias is not None and bias is not None:
+            found[self.bias] = bias.reshape(shape_of(self.bias))
+        return found
 
 
 @dataclass(frozen=True)

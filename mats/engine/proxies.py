@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -214,20 +214,50 @@ def root_gram(change: Tensor) -> Tensor:
 
 
 def _manifest(identity: ModelIdentity, kind: str, source: _GramSource | _SquareSource, model: Checkpoint) -> Manifest:
-    """The manifest of a proxy: nothing was shown, and nothing is counted."""
-    why = "no layer with a task vector of its own; a proxy has Grams of matrices alone"
-    floating = {name for name, info in model.tensors.items() if info.dtype.is_floating_point}
-    statistics = sorted({key.partition("/")[0] for key in source.entries})
-    return Manifest(
-        model=identity,
-        data=DataIdentity("none", "none", None),
-        estimator={"proxy": kind, "of": SOURCES[kind], "statistics": statistics, "scale": "mean diagonal 1"},
-        examples=1,
-        example_ids=(PROXY_EXAMPLE,),
+    manifest = proxy_manifest(
+        identity,
+        model,
+        {
+            "proxy": kind,
+            "of": SOURCES[kind],
+            "statistics": sorted({key.partition("/")[0] for key in source.entries}),
+            "scale": "mean diagonal 1",
+        },
+        source.covered(),
+        "no layer with a task vector of its own; a proxy has Grams of matrices alone",
+    )
+    return replace(
+        manifest,
         sites=source.sites,
         layers=tuple(source.layers.values()),
         parameters=source.parameters,
-        uncovered=dict.fromkeys(sorted(floating - source.covered()), why),
         tokens={f"{place}:{name}": 1.0 for name in source.layers for place in ("site", "layer")},
+    )
+
+
+def proxy_manifest(
+    identity: ModelIdentity, model: Checkpoint, estimator: dict[str, Any], covered: set[str], why: str
+) -> Manifest:
+    """The manifest of a proxy with sums of parameters alone: nothing was shown, and nothing is counted.
+
+    Args:
+        identity: of the model.
+        model: the checkpoint whose parameters it is about.
+        estimator: what the proxy is.
+        covered: parameters that it has something for.
+        why: the reason for all others.
+    """
+    floating = {name for name, info in model.tensors.items() if info.dtype.is_floating_point}
+    return Manifest(
+        model=identity,
+        data=DataIdentity("none", "none", None),
+        estimator=estimator,
+        examples=1,
+        example_ids=(PROXY_EXAMPLE,),
+        sites=(),
+        layers=(),
+        parameters=tuple(sorted(covered)),
+        uncovered=dict.fromkeys(sorted(floating - covered), why),
+        tokens={},
         fourth_moments={},
     )

@@ -16,7 +16,6 @@ from mats.engine.fused_parts import Assembly, split_part, whole_name
 from mats.engine.group_plan import overlapped
 from mats.engine.groups_ahead import GroupsAhead
 from mats.engine.inputs import MergeInputs
-from mats.engine.layout import from_canonical
 from mats.engine.loading import GroupLoader, GroupProblem
 from mats.engine.plan_parts import Group, System
 from mats.engine.processes import Processes
@@ -168,12 +167,7 @@ def _write_group(
                 f"{system.weight}: the solve gave a value that is not finite ({certificate.stop_reason.value}); "
                 "raise the damping or the anchor, or use precision float64"
             )
-        weight, bias = from_canonical(
-            matrix, inputs.infos[system.weight].shape, system.layout, bias=system.bias is not None
-        )
-        merged = [(system.weight, weight)]
-        if system.bias is not None and bias is not None:
-            merged.append((system.bias, bias.reshape(inputs.infos[system.bias].shape)))
+        merged = list(system.stored(matrix, lambda name: inputs.infos[name].shape).items())
         entry = certificate_entry(system, certificate, names) | {"rounding_loss": rounding_loss(inputs, merged), **told}
         for name, tensor in merged:
             _put(inputs, assembly, writer, name, tensor, entry if name == system.weight else None)

@@ -14,7 +14,6 @@ from mats.engine.belonging import check_fingerprints
 from mats.engine.cross_validation import choose_strength
 from mats.engine.devices import resolve_device
 from mats.engine.inputs import MergeInputs
-from mats.engine.layout import from_canonical
 from mats.engine.loading import GroupLoader, GroupProblem
 from mats.engine.plan import Group, MergePlan, System, make_plan, store_indexes
 from mats.engine.request import MergeRequest
@@ -43,12 +42,7 @@ class StoredGroup:
 
     def stored(self, position: int, matrix: Tensor) -> dict[str, Tensor]:
         """The solution [out, in] of one system as the checkpoint stores it: the weight, and a bias solved with it."""
-        system = self.systems[position]
-        weight, bias = from_canonical(matrix, self.shapes[system.weight], system.layout, bias=system.bias is not None)
-        found = {system.weight: weight}
-        if system.bias is not None and bias is not None:
-            found[system.bias] = bias.reshape(self.shapes[system.bias])
-        return found
+        return self.systems[position].stored(matrix, self.shapes.__getitem__)
 
 
 def load_systems(request: MergeRequest, patterns: Sequence[str], progress: Progress | None = None) -> list[StoredGroup]:
