@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from mats.curvature.losses import model_logits
-from mats.curvature.sites import is_lookup, starting_graph
+from mats.curvature.sites import is_lookup, starting_graph, starting_inputs
 from mats.curvature.state import frozen_evaluation
 from mats.data.batch import Batch
 
@@ -25,12 +25,14 @@ def kept_activation_bytes(model: nn.Module, batch: Batch) -> int:
         model: The model; it leaves as it came.
         batch: On the model's device.
     """
-    inputs = {
-        name: value.detach().requires_grad_(True) if value.is_floating_point() and "mask" not in name else value
-        for name, value in batch.inputs.items()
-    }
     with frozen_evaluation(model):
-        return kept_bytes(model, lambda: model_logits(model, inputs))
+        return kept_bytes(model, lambda: model_logits(model, starting_inputs(batch.inputs)))
+
+
+def model_bytes(module: nn.Module) -> int:
+    """Bytes of all weights and buffers; what is shared counts once."""
+    tensors = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def kept_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:

@@ -16,7 +16,14 @@ from mats.curvature.passes import Pass, passes
 from mats.curvature.per_example import ParameterSum, Use
 from mats.curvature.plan import CollectionPlan
 from mats.curvature.rules import EmbeddingRule, Routing, layer_rule
-from mats.curvature.sites import first_argument, is_lookup, spread_over_examples, starting_graph, tensor_identity
+from mats.curvature.sites import (
+    first_argument,
+    is_lookup,
+    spread_over_examples,
+    starting_graph,
+    starting_inputs,
+    tensor_identity,
+)
 from mats.curvature.taps import Tap, tap_of
 from mats.data.batch import Batch
 from mats.errors import InputsMismatch, WorkFailed
@@ -140,7 +147,10 @@ class BatchHooks:
         with torch.set_grad_enabled(self.needs_gradients):
             frame.awaited = dict(self._awaited)
             try:
-                logits = model_logits(self.model, _with_graph(frame.run.batch.inputs, self.starts_at_inputs))
+                inputs = (
+                    frame.run.batch.inputs
+                )  # where a gradient is read before any layer's output, they start the graph
+                logits = model_logits(self.model, starting_inputs(inputs) if self.starts_at_inputs else inputs)
             except _EnoughSeen:
                 return
             if not self.needs_gradients:
@@ -365,13 +375,3 @@ def _check_value(tensor: Tensor) -> Tensor:
     wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
     total = tensor.detach().sum(-1, dtype=wide).sum(dtype=torch.float64)  # no copy of it all in float64
     return torch.stack([torch.zeros_like(total), total])
-
-
-def _with_graph(inputs: Mapping[str, Tensor], starts_at_inputs: bool) -> dict[str, Tensor]:
-    """The model's inputs; where a gradient is read before any layer's output, pixels and the like start the graph."""
-    if not starts_at_inputs:
-        return dict(inputs)
-    return {
-        name: tensor.detach().requires_grad_(True) if tensor.is_floating_point() and "mask" not in name else tensor
-        for name, tensor in inputs.items()
-    }

@@ -15,10 +15,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mats.curvature.activations import kept_bytes
+from mats.curvature.activations import kept_bytes, model_bytes
 from mats.curvature.losses import logits_of
 from mats.curvature.rules import EmbeddingRule, LayerRule, layer_rule
-from mats.curvature.sites import first_argument, is_lookup, starting_graph
+from mats.curvature.sites import first_argument, is_lookup, starting_graph, starting_inputs
 from mats.errors import RequestError
 
 
@@ -89,16 +89,15 @@ def outline(build: Callable[[], nn.Module], inputs: Callable[[], Mapping[str, Te
                 f"{name}: what it computes depends on its numbers ({error}), so it cannot be planned from its "
                 "configuration; mats save-metadata RECIPE --dry-run on the real model would be right"
             ) from error
-        tensors = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
-        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        return Outline(sum(p.numel() for p in model.parameters()), size, tuple(layers), forward, backward, kept)
+        size, count = model_bytes(model), sum(p.numel() for p in model.parameters())
+        return Outline(count, size, tuple(layers), forward, backward, kept)
 
 
 def _operations(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[list[LayerOutline], int, int]:
     """Every layer with its place in both passes; the operations of each pass."""
     batch_size = len(next(iter(inputs.values())))
     with FlopCounterMode(display=False) as counter, _noting_layers(model, _Notes(counter, batch_size)) as notes:
-        logits = logits_of(model(**_with_gradients(inputs)))
+        logits = logits_of(model(**starting_inputs(inputs)))
         notes.forward = counter.get_total_flops()
         logits.sum().backward()
         backward = counter.get_total_flops() - notes.forward
@@ -166,9 +165,4 @@ def _noting_layers(model: nn.Module, notes: _Notes) -> Iterator[_Notes]:
 
 
 def _kept_bytes(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
-    return kept_bytes(model, lambda: logits_of(model(**_with_gradients(inputs))))
-
-
-def _with_gradients(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Pixels start the graph as embeddings do."""
-    return {name: value.requires_grad_(True) if value.is_floating_point() else value for name, value in inputs.items()}
+    return kept_bytes(model, lambda: logits_of(model(**starting_inputs(inputs))))

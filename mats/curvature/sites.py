@@ -7,6 +7,7 @@ encoder's output that feeds every decoder layer's cross-attention is one site, w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,6 +193,14 @@ def first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 def starting_graph(output: Tensor) -> Tensor:
     """`output` as the start of autograd's graph. A leaf could not be changed in place: the model gets a copy of it."""
     return output.detach().requires_grad_(True).clone()
+
+
+def starting_inputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A model's inputs, of which pixels and other measurements start autograd's graph; ids and masks do not."""
+    return {
+        name: tensor.detach().requires_grad_(True) if tensor.is_floating_point() and "mask" not in name else tensor
+        for name, tensor in inputs.items()
+    }
 
 
 def spread_over_examples(module: nn.Module, inputs: Tensor, output: Tensor, examples: int) -> tuple[Tensor, Tensor]:

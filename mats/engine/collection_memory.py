@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from mats.curvature import CollectionPlan
-from mats.curvature.activations import kept_activation_bytes
+from mats.curvature.activations import kept_activation_bytes, model_bytes
 from mats.curvature.coverage import examination_batch
 from mats.data import Batch
 from mats.engine.memory import physical_memory
@@ -45,12 +45,6 @@ def plan_memory(module: nn.Module, plan: CollectionPlan, batch: Batch, accumulat
     few = examination_batch(batch)
     kept = kept_activation_bytes(module, few)
     return MemoryPlan(model_bytes(module), plan.partition_bytes, kept * batch.size // few.size, accumulators)
-
-
-def model_bytes(module: nn.Module) -> int:
-    """Bytes of all weights and buffers; what is shared counts once."""
-    tensors = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def available_memory() -> int:

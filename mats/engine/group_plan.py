@@ -93,8 +93,13 @@ def overlapped(groups: Sequence[Group], request: MergeRequest) -> list[Group]:
 
 def overlap_budget(request: MergeRequest) -> int:
     """Bytes that a group and its neighbours may take: the budget, or without one three quarters of the memory."""
-    available = min(device_memory(resolve_device(request.device)), physical_memory()) * 3 // 4
+    available = _available(request) * 3 // 4
     return min(request.memory_budget or available, available)
+
+
+def _available(request: MergeRequest) -> int:
+    """Bytes of memory there are: on the device, and on the host that everything passes through."""
+    return min(device_memory(resolve_device(request.device)), physical_memory())
 
 
 def groups_peak(groups: Sequence[Group]) -> int:
@@ -135,8 +140,7 @@ def application_work(system: System, models: int) -> float:
         return 2.0 * models * rows * columns * (columns if system.rule == "block" else 1)
     total = 0.0
     for term in system.terms:
-        swapped = (term.layout == "in_out") != (system.layout == "in_out")
-        right, left = (rows, columns) if swapped else (columns, rows)
+        left, right = system.sides_of(term)
         total += 2.0 * models * rows * columns * ((1 if term.counts else right) + (left if term.output else 0))
     return total
 
@@ -167,7 +171,7 @@ def _evenly(members: Sequence[System], size: int) -> list[tuple[System, ...]]:
 
 def _hard_limit(request: MergeRequest) -> int:
     """Bytes that one layer may take: the budget, or all the memory there is."""
-    available = min(device_memory(resolve_device(request.device)), physical_memory())
+    available = _available(request)
     return min(request.memory_budget or available, available)
 
 
@@ -214,8 +218,7 @@ def _factors(system: System) -> list[int]:
         return [columns * columns]
     sizes = []
     for term in system.terms:
-        swapped = (term.layout == "in_out") != (system.layout == "in_out")
-        right, left = (rows, columns) if swapped else (columns, rows)
+        left, right = system.sides_of(term)
         sizes.append(factor_elements(right, diagonal=term.counts))
         if term.output:
             sizes.append(factor_elements(left, diagonal=False))

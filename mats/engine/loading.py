@@ -208,9 +208,9 @@ class GroupLoader:
         """The group's quadratic of one layer per system; a tied weight adds several of these."""
         first = group.systems[0]
         term = first.terms[number]
-        swapped = (term.layout == "in_out") != (first.layout == "in_out")
+        swapped = first.swaps(term)
         systems = len(group.systems)
-        outs, ins = first.shape[::-1] if swapped else first.shape
+        outs, ins = first.sides_of(term)
         right = self._empty_right(len(models), systems, ins, term.counts, swapped, dtype)
         left = self._empty_left(len(models), systems, outs, swapped, dtype) if term.output else None
         for position, system in enumerate(group.systems):

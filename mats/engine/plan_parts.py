@@ -45,6 +45,14 @@ class System:
         """The tensors of the output that it decides."""
         return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
+    def swaps(self, term: Term) -> bool:
+        """Whether a layer sees this weight transposed, as the tied twin of an embedding does."""
+        return (term.layout == "in_out") != (self.layout == "in_out")
+
+    def sides_of(self, term: Term) -> tuple[int, int]:
+        """(out, in) as that layer sees the weight."""
+        return self.shape[::-1] if self.swaps(term) else self.shape
+
     def stored(self, matrix: Tensor, shape_of: Callable[[str], tuple[int, ...]]) -> dict[str, Tensor]:
         """Those tensors as files hold them, in the order of `names`, from X [out, in] with the bias as last column.
 

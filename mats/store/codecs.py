@@ -30,6 +30,7 @@ STORED_DTYPES: dict[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float8": torch.float8_e4m3fn,
 }
+LARGEST_FLOAT8 = torch.finfo(torch.float8_e4m3fn).max
 STORED_CODES = {"float32": "F32", "float64": "F64", "bfloat16": "BF16", "float8": "F8_E4M3"}
 
 

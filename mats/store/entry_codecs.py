@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mats.store.codecs import Part
+from mats.store.codecs import LARGEST_FLOAT8, Part
 
 SCALED_TOGETHER = 256  # entries under one scale
-LARGEST_FLOAT8 = 448.0
 
 
 class RoundedEntries:

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mats.store.codecs import STORED_DTYPES, Part
+from mats.store.codecs import LARGEST_FLOAT8, STORED_DTYPES, Part
 from mats.store.packing import mirror_, pack, packed_size, unpack_triangle
 
-LARGEST_CODE = {"bfloat16": 1.0, "float8": 448.0}  # columns are scaled so that their largest entry is this
+LARGEST_CODE = {"bfloat16": 1.0, "float8": LARGEST_FLOAT8}  # columns are scaled so that their largest entry is this
 BLOCK = 256  # rows of the product made at a time
 JITTER = 1e-7  # first addition to the diagonal of C; float32 Grams are singular to about this
 JITTER_STEP = 8.0

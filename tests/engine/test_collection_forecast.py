@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from mats.curvature import CollectionSettings, plan_collection
+from mats.curvature.activations import model_bytes
 from mats.data.batch import Batch
 from mats.engine.collection_forecast import ACCELERATORS, UTILISATION, Workload, forecast, gram_items
-from mats.engine.collection_memory import model_bytes
 from mats.errors import OutOfSpace, RequestError
 
 SMALL = Workload(tokens=6, targets=4, examples=10, batch_size=3, dtype="float32")
