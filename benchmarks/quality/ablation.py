@@ -11,7 +11,7 @@ from statistics import mean
 from typing import Any
 
 from rows import VARIANTS
-from scoring import accuracy
+from scoring import task_shares
 from study import Study
 
 from mats.files import write_json_atomically
@@ -28,7 +28,7 @@ def decide(study: Study, path: Path, progress: Progress) -> None:
         for seed in study.seeds:
             own = study.individual(seed, scorer, progress)
             found = study.score(seed, variant.overrides, scorer, progress)["correct"]
-            per_seed.append({name: accuracy(found[name]) / accuracy(own[name]) for name in own})
+            per_seed.append(task_shares(found, own, study.metrics))
         shares[variant.name] = {name: mean(seed[name] for seed in per_seed) for name in per_seed[0]}
         print(f"{mean(shares[variant.name].values()):.4f}  {variant.name}", flush=True)
     result = {"seeds": list(study.seeds), "shares": shares, "left_out": _left_out(shares)}

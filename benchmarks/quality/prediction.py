@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean
 
 from scipy.stats import spearmanr
-from scoring import accuracy
+from scoring import task_shares
 from study import Study
 
 from mats.engine import predict
@@ -38,7 +38,7 @@ def rank(study: Study, path: Path, progress: Progress) -> None:
                 folders[name] = space.folder / "candidates" / f"{len(folders)}"
                 space.merge(overrides, folders[name])
                 found = study.score(seed, overrides, scorer, progress)["correct"]
-                shares[name] = {task: accuracy(found[task]) / accuracy(own[task]) for task in own}
+                shares[name] = task_shares(found, own, study.metrics)
         request = merge_request(load_recipe(space.recipe), output=space.folder / "unused")
         predicted = predict(request, {name: str(folder) for name, folder in folders.items()}, inputs_too=False)
         losses = {candidate.name: candidate.tasks for candidate in predicted.candidates}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 
+from metrics import outcome, score, share_of
 from tasks import Task, load_task
 
 from mats.checkpoints import load_model
@@ -35,13 +37,16 @@ class Scorer:
             self._batches[task.name] = list(batches)
 
     def correct(self, task: Task, model: Path, head: str | None, base: Path, progress: Progress) -> list[int]:
-        """1 for each example that the model gets right, 0 for the others, in the order of the file."""
+        """The outcome of each example, in the order of the file; by accuracy, 1 where it is right, else 0."""
         loaded = load_model(model, "text_classification", head=head, base=base)
         batches = self._batches[task.name]
         progress.start(f"{model.name} on {task.name}", len(batches))
         result = evaluate(loaded, batches, progress=progress)
-        right = {entry["example_id"]: int(entry["prediction"] == entry["gold"]) for entry in result.predictions}
-        return [right[name] for name in sorted(right, key=lambda name: int(name.rsplit(":", 1)[1]))]
+        found = {
+            entry["example_id"]: outcome(task.metric, entry["gold"], entry["prediction"])
+            for entry in result.predictions
+        }
+        return [found[name] for name in sorted(found, key=lambda name: int(name.rsplit(":", 1)[1]))]
 
     def merged(self, folder: Path, base: Path, progress: Progress) -> dict[str, list[int]]:
         """The merged body on every task, each with its own head."""
@@ -50,9 +55,30 @@ class Scorer:
 
 def accuracy(correct: Sequence[int]) -> float:
     """The share of right answers."""
-    return sum(correct) / len(correct)
+    return score("accuracy", correct)
 
 
-def normalised(correct: Mapping[str, Sequence[int]], individual: Mapping[str, Sequence[int]]) -> float:
-    """Mean over tasks of the score ÷ that of the task's own model."""
-    return sum(accuracy(correct[name]) / accuracy(individual[name]) for name in individual) / len(individual)
+def normalised(
+    outcomes: Mapping[str, Sequence[int]],
+    individual: Mapping[str, Sequence[int]],
+    metrics: Mapping[str, str] | None = None,
+) -> float:
+    """Mean over tasks of the score ÷ that of the task's own model.
+
+    Args:
+        outcomes: task → the outcome of each example.
+        individual: the same of the tasks' own models.
+        metrics: task → metric, of the tasks that count; None: all of them, by accuracy.
+    """
+    metrics = dict.fromkeys(individual, "accuracy") if metrics is None else metrics
+    return mean(task_shares(outcomes, individual, metrics).values())
+
+
+def task_shares(
+    outcomes: Mapping[str, Sequence[int]], individual: Mapping[str, Sequence[int]], metrics: Mapping[str, str]
+) -> dict[str, float]:
+    """Of each task in `metrics`: the score ÷ that of the task's own model."""
+    return {
+        name: float(share_of(score(metric, outcomes[name]), score(metric, individual[name])))
+        for name, metric in metrics.items()
+    }

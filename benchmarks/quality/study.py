@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
-import torch
 from individuals import base_folder, train_individual, train_jointly
-from intervals import difference, share_interval
 from rows import FISHER_CURVATURE, ROWS, Row
-from scoring import Scorer, accuracy, normalised
+from scoring import Scorer, normalised
+from summary import summarise
 from tasks import Task
 from workspace import Workspace, remembered
 
-import mats
 from mats.files import write_json_atomically
 from mats.progress import Progress
 
@@ -53,6 +49,11 @@ class Study:
     def workspace(self, seed: int) -> Workspace:
         """The files of one seed."""
         return Workspace(self.home, self.data, self.track, seed, self.tasks)
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        """Task → what it is scored by."""
+        return {task.name: task.metric for task in self.tasks}
 
     @property
     def base(self) -> Path:
@@ -103,17 +104,22 @@ class Study:
             return {t.name: scorer.correct(t, found[t.name], None, self.base, progress) for t in self.tasks}
 
         path = self.workspace(seed).folder / "scores" / f"{kind}-{scorer.split}.json"
-        return remembered(path, {"limit": scorer.limit}, answers)
+        return remembered(path, self._asked(scorer), answers)
+
+    def _asked(self, scorer: Scorer) -> dict[str, Any]:
+        """What every answer depends on. Accuracy is not named: answers are older than the other metrics."""
+        others = {name: metric for name, metric in self.metrics.items() if metric != "accuracy"}
+        return {"limit": scorer.limit} | ({"metrics": others} if others else {})
 
     def score(
         self, seed: int, overrides: Sequence[str], scorer: Scorer, progress: Progress, *, refresh: int = 0
     ) -> dict[str, Any]:
-        """One merge on one split: `correct` answers, and the `seconds` and `peak_bytes` of the merge."""
+        """One merge on one split: outcomes by task as `correct`, and the `seconds` and `peak_bytes` of the merge."""
         space = self.workspace(seed)
         named = [part for part in overrides if not part.startswith("curvature.")]
         label = "_".join(part.split(".", 1)[-1].replace("=", "-").replace("/", "-") for part in named)
         path = space.folder / "scores" / f"{label or 'default'}{'-refreshed' * refresh}-{scorer.split}.json"
-        question = {"recipe": space.resolved(overrides), "refresh": refresh, "limit": scorer.limit}
+        question = {"recipe": space.resolved(overrides), "refresh": refresh, **self._asked(scorer)}
         return remembered(path, question, lambda: self._merge_and_score(space, overrides, scorer, progress, refresh))
 
     def _merge_and_score(
@@ -135,7 +141,10 @@ class Study:
         if len(candidates) == 1:
             return candidates[0]
         own = self.individual(seed, scorer, progress)
-        shares = [normalised(self.score(seed, overrides, scorer, progress)["correct"], own) for overrides in candidates]
+        shares = [
+            normalised(self.score(seed, overrides, scorer, progress)["correct"], own, self.metrics)
+            for overrides in candidates
+        ]
         return candidates[shares.index(max(shares))]
 
     def report(self, path: Path, progress: Progress, *, joint: bool) -> Path:
@@ -154,56 +163,9 @@ class Study:
             if joint:
                 together[seed] = self.joint(seed, test, progress)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomically(path, self.summary(own, rows, together))
+        needs = {row.name: row.needs for row in self.rows}
+        write_json_atomically(path, {"track": self.track, **summarise(own, rows, needs, together, self.metrics)})
         return path
-
-    def summary(self, own: dict[int, Correct], rows: dict[str, Any], together: dict[int, Correct]) -> dict[str, Any]:
-        """Tables of accuracies and shares, with intervals, and what made them."""
-        entries = []
-        if together:
-            entries.append(self._entry("joint training", "the training data", together, own, {}))
-        for row in self.rows:
-            found = rows[row.name]
-            correct = {seed: found[seed]["correct"] for seed in self.seeds}
-            more = {
-                "recipes": {str(seed): found[seed]["overrides"] for seed in self.seeds},
-                "seconds": mean(found[seed]["seconds"] for seed in self.seeds),
-                "peak_bytes": max(found[seed]["peak_bytes"] for seed in self.seeds),
-            }
-            entries.append(self._entry(row.name, row.needs, correct, own, more))
-        ours = {seed: rows["mats"][seed]["correct"] for seed in self.seeds}
-        for entry in entries:
-            if entry["row"] in rows and entry["row"] != "mats":
-                theirs = {seed: rows[entry["row"]][seed]["correct"] for seed in self.seeds}
-                entry["mats_minus_this"] = difference(ours, theirs, own)
-        return {
-            "track": self.track,
-            "seeds": list(self.seeds),
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
-            "mats": mats.__version__,
-            "examples": {task.name: len(own[self.seeds[0]][task.name]) for task in self.tasks},
-            "individual": {
-                task.name: mean(accuracy(own[seed][task.name]) for seed in self.seeds) for task in self.tasks
-            },
-            "rows": entries,
-        }
-
-    def _entry(
-        self, name: str, needs: str, correct: dict[int, Correct], own: dict[int, Correct], more: dict[str, Any]
-    ) -> dict[str, Any]:
-        shares = [normalised(correct[seed], own[seed]) for seed in self.seeds]
-        return {
-            "row": name,
-            "needs": needs,
-            "scores": {
-                task.name: mean(accuracy(correct[seed][task.name]) for seed in self.seeds) for task in self.tasks
-            },
-            "share": mean(shares),
-            "shares": shares,
-            "deviation": stdev(shares) if len(shares) > 1 else None,
-            "interval": share_interval(correct, own),
-            **more,
-        }
 
 
 def _emptied(path: Path) -> Path:

@@ -22,11 +22,13 @@ class Task:
         epochs: passes over the training examples.
         train: training examples, the first of the file; the rest of the file is the split `tuning`, on which settings
             are chosen: neither the models nor their metadata have seen it.
+        metric: what it is scored by (`metrics.OUTCOMES`).
     """
 
     name: str
     epochs: int
     train: int
+    metric: str = "accuracy"
 
 
 TASK_SETS: dict[str, tuple[Task, ...]] = {
@@ -40,9 +42,9 @@ TASK_SETS: dict[str, tuple[Task, ...]] = {
     ),
     "second": (
         Task("mrpc", epochs=4, train=3200),
-        Task("cola", epochs=4, train=5500),
+        Task("cola", epochs=4, train=5500, metric="matthews_correlation"),
         Task("rte", epochs=6, train=1900),
-        Task("wiki_qa", epochs=3, train=5000),
+        Task("wiki_qa", epochs=3, train=5000, metric="f1"),
         Task("boolq", epochs=6, train=1700),
     ),
 }
