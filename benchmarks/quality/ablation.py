@@ -22,13 +22,14 @@ def decide(study: Study, path: Path, progress: Progress) -> None:
     """Score every variant, print and write the table, and what each left-out pair says."""
     scorer = study.scorer("tuning")
     study.prepare(progress)
+    own = {seed: study.individual(seed, scorer, progress) for seed in study.seeds}
+    metrics = study.counted(own, scorer)
     shares: dict[str, dict[str, float]] = {}
     for variant in VARIANTS:
         per_seed = []
         for seed in study.seeds:
-            own = study.individual(seed, scorer, progress)
             found = study.score(seed, variant.overrides, scorer, progress)["correct"]
-            per_seed.append(task_shares(found, own, study.metrics))
+            per_seed.append(task_shares(found, own[seed], metrics))
         shares[variant.name] = {name: mean(seed[name] for seed in per_seed) for name in per_seed[0]}
         print(f"{mean(shares[variant.name].values()):.4f}  {variant.name}", flush=True)
     result = {"seeds": list(study.seeds), "shares": shares, "left_out": _left_out(shares)}

@@ -31,6 +31,7 @@ def rank(study: Study, path: Path, progress: Progress) -> None:
     for seed in study.seeds:
         space = study.workspace(seed)
         own = study.individual(seed, scorer, progress)
+        metrics = study.counted({seed: own}, scorer)
         folders, shares = {}, {}
         for row in study.rows:
             for overrides in row.candidates() if row.needs == "nothing" else []:
@@ -38,7 +39,7 @@ def rank(study: Study, path: Path, progress: Progress) -> None:
                 folders[name] = space.folder / "candidates" / f"{len(folders)}"
                 space.merge(overrides, folders[name])
                 found = study.score(seed, overrides, scorer, progress)["correct"]
-                shares[name] = task_shares(found, own, study.metrics)
+                shares[name] = task_shares(found, own, metrics)
         request = merge_request(load_recipe(space.recipe), output=space.folder / "unused")
         predicted = predict(request, {name: str(folder) for name, folder in folders.items()}, inputs_too=False)
         losses = {candidate.name: candidate.tasks for candidate in predicted.candidates}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
+from majority import majority_outcomes
 from metrics import outcome, score, share_of
 from tasks import Task, load_task
 
@@ -22,12 +23,14 @@ class Scorer:
         tasks: what is scored.
         split: of each.
         limit: at most so many examples of each; None: all.
+        majority: task → outcomes of always answering the most frequent class.
     """
 
     def __init__(self, tasks: Sequence[Task], data: Path, base: Path, split: str, limit: int | None) -> None:
         self.tasks = tuple(tasks)
         self.split = split
         self.limit = limit
+        self.majority: dict[str, list[int]] = {}
         self._batches = {}
         for task in tasks:
             spec = load_task(task, data)
@@ -35,6 +38,7 @@ class Scorer:
             processor = load_processor(base, spec)
             batches = make_batches(examples, spec, processor, 50, by_length=True)
             self._batches[task.name] = list(batches)
+            self.majority[task.name] = majority_outcomes(task, spec, examples)
 
     def correct(self, task: Task, model: Path, head: str | None, base: Path, progress: Progress) -> list[int]:
         """The outcome of each example, in the order of the file; by accuracy, 1 where it is right, else 0."""

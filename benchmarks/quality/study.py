@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from individuals import base_folder, train_individual, train_jointly
+from majority import counted, no_better
 from rows import FISHER_CURVATURE, ROWS, Row
 from scoring import Scorer, normalised
 from summary import summarise
@@ -54,6 +55,10 @@ class Study:
     def metrics(self) -> dict[str, str]:
         """Task → what it is scored by."""
         return {task.name: task.metric for task in self.tasks}
+
+    def counted(self, own: dict[int, Correct], scorer: Scorer) -> dict[str, str]:
+        """The tasks whose own models have learnt something, by the scorer's examples, and their metrics."""
+        return counted(self.metrics, no_better(own, scorer.majority, self.metrics))
 
     @property
     def base(self) -> Path:
@@ -141,8 +146,9 @@ class Study:
         if len(candidates) == 1:
             return candidates[0]
         own = self.individual(seed, scorer, progress)
+        metrics = self.counted({seed: own}, scorer)
         shares = [
-            normalised(self.score(seed, overrides, scorer, progress)["correct"], own, self.metrics)
+            normalised(self.score(seed, overrides, scorer, progress)["correct"], own, metrics)
             for overrides in candidates
         ]
         return candidates[shares.index(max(shares))]
@@ -164,7 +170,8 @@ class Study:
                 together[seed] = self.joint(seed, test, progress)
         path.parent.mkdir(parents=True, exist_ok=True)
         needs = {row.name: row.needs for row in self.rows}
-        write_json_atomically(path, {"track": self.track, **summarise(own, rows, needs, together, self.metrics)})
+        figures = summarise(own, rows, needs, together, self.metrics, test.majority)
+        write_json_atomically(path, {"track": self.track, **figures})
         return path
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from intervals import interval, resampled_shares
+from majority import MARGIN, counted, no_better
 from metrics import score
 from scoring import normalised
 
@@ -16,7 +17,8 @@ import mats
 
 Correct = Mapping[str, list[int]]
 OURS = "mats"
-"""The row that all others are compared with."""
+"""The row that all other merges are compared with."""
+JOINT = "joint training"
 
 
 def summarise(
@@ -25,6 +27,7 @@ def summarise(
     needs: Mapping[str, str],
     joint: Mapping[int, Correct],
     metrics: Mapping[str, str],
+    majority: Correct,
 ) -> dict[str, Any]:
     """All of one track, as JSON values.
 
@@ -34,23 +37,29 @@ def summarise(
         needs: row → what it needs beside the models.
         joint: seed → task → outcomes of the model trained on all tasks; empty: there is none.
         metrics: task → metric.
+        majority: task → outcomes of the majority class.
     """
+    weak = no_better(own, majority, metrics)
+    counts = counted(metrics, weak)
     correct = {row: {seed: found["correct"] for seed, found in of.items()} for row, of in merges.items()}
-    resampled = {row: resampled_shares(found, own, metrics) for row, found in correct.items()}
-    entries = []
     if joint:
-        drawn = resampled_shares(joint, own, metrics)
-        entries.append(
-            _entry("joint training", "the training data", joint, own, metrics) | {"interval": interval(drawn)}
-        )
-    for row, found in correct.items():
-        entry = _entry(row, needs[row], found, own, metrics) | {"interval": interval(resampled[row])}
-        entries.append(entry | _costs(merges[row]))
-    shares = {entry["row"]: entry["share"] for entry in entries}
-    for entry in entries:
-        if (row := entry["row"]) in resampled and row != OURS:
-            difference = interval(resampled[OURS] - resampled[row])
-            entry["mats_minus_this"] = {"value": shares[OURS] - shares[row], "interval": difference}
+        correct, needs = {JOINT: joint, **correct}, {JOINT: "the training data", **needs}
+    resampled = {row: resampled_shares(found, own, counts) for row, found in correct.items()}
+    entries = {
+        row: {
+            "row": row,
+            "needs": needs[row],
+            "scores": mean_scores(found, metrics),
+            **_shares(found, own, counts),
+            "interval": interval(resampled[row]),
+        }
+        for row, found in correct.items()
+    }
+    for row, made in merges.items():
+        entries[row] |= _costs(made)
+        if row != OURS:
+            value = entries[OURS]["share"] - entries[row]["share"]
+            entries[row]["mats_minus_this"] = {"value": value, "interval": interval(resampled[OURS] - resampled[row])}
     return {
         "seeds": list(own),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
@@ -58,7 +67,10 @@ def summarise(
         "metrics": dict(metrics),
         "examples": {name: len(next(iter(own.values()))[name]) for name in metrics},
         "individual": mean_scores(own, metrics),
-        "rows": entries,
+        "majority": {name: score(metric, majority[name]) for name, metric in metrics.items()},
+        "margin": MARGIN,
+        "no_better_than_majority": weak,
+        "rows": list(entries.values()),
     }
 
 
@@ -67,18 +79,10 @@ def mean_scores(outcomes: Mapping[int, Correct], metrics: Mapping[str, str]) -> 
     return {name: mean(score(metric, of[name]) for of in outcomes.values()) for name, metric in metrics.items()}
 
 
-def _entry(
-    row: str, needs: str, correct: Mapping[int, Correct], own: Mapping[int, Correct], metrics: Mapping[str, str]
-) -> dict[str, Any]:
-    shares = [normalised(correct[seed], own[seed], metrics) for seed in own]
-    return {
-        "row": row,
-        "needs": needs,
-        "scores": mean_scores(correct, metrics),
-        "share": mean(shares),
-        "shares": shares,
-        "deviation": stdev(shares) if len(shares) > 1 else None,
-    }
+def _shares(correct: Mapping[int, Correct], own: Mapping[int, Correct], counts: Mapping[str, str]) -> dict[str, Any]:
+    """The share of each seed over the tasks that count, their mean and their deviation."""
+    shares = [normalised(correct[seed], own[seed], counts) for seed in own]
+    return {"share": mean(shares), "shares": shares, "deviation": stdev(shares) if len(shares) > 1 else None}
 
 
 def _costs(found: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
