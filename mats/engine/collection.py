@@ -20,12 +20,14 @@ import torch
 from torch import nn
 
 from mats.checkpoints import Checkpoint, load_model, open_checkpoint, parameter_names
-from mats.checkpoints.densify import densify
+from mats.checkpoints.adapters import merge_base
+from mats.checkpoints.densify import on_one_base
 from mats.checkpoints.heads import head_names
 from mats.curvature import CollectionPlan, plan_collection, unfuse_experts_
 from mats.curvature.accumulators import Home
 from mats.curvature.collector import entry_device
 from mats.data import Batch, Example, check_labels_fit, load_processor, make_batches
+from mats.engine.between import move_toward_base_
 from mats.engine.collection_memory import MemoryPlan, plan_memory
 from mats.engine.collection_passes import Run, run_passes
 from mats.engine.collection_placement import check_all_here, device_for, home_of, spread
@@ -73,7 +75,12 @@ class Work:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to be measured; `unheld` are tensors of its checkpoint that no parameter of it holds, and why."""
+    """A model ready to be measured.
+
+    Attributes:
+        unheld: tensors of its checkpoint that no parameter of it holds, and why.
+        unmoved: parameters that stayed where they were while the others moved toward the base.
+    """
 
     module: nn.Module
     batches: Sequence[Batch]
@@ -81,6 +88,7 @@ class Loaded:
     unheld: dict[str, str]
     memory: MemoryPlan
     home: Home
+    unmoved: tuple[str, ...]
 
 
 def plan_save_metadata(request: CollectionRequest) -> SavePlan:
@@ -142,6 +150,11 @@ def _prepared(request: CollectionRequest) -> Iterator[tuple[Work, Checkpoint]]:
             check_labels_fit(request.dataset, checkpoint.config, request.name)
         examples = select_examples(request)
         base, base_fingerprint = _base_of(request, checkpoint), None
+        if base is None and request.position != 1:
+            raise RequestError(
+                f"{request.name}: position {request.position:g} lies between the base and the model, and no base is "
+                "given; a base, or position 1, would be right"
+            )
         if base is not None:
             with open_checkpoint(base) as below:
                 base_fingerprint = below.fingerprint()
@@ -215,8 +228,12 @@ def _load(work: Work, checkpoint: Checkpoint, processes: Processes) -> Loaded:
     if request.device_map:
         module = spread(module, request)
     check_all_here(module, request.name)
-    with _as_whole_model(work, checkpoint) as whole:
-        names = unfuse_experts_(module, parameter_names(module, whole))
+    with _as_whole_model(work, checkpoint) as (whole, below):
+        names: Mapping[str, str] = parameter_names(module, whole)
+        unmoved: tuple[str, ...] = ()
+        if request.position != 1 and below is not None:
+            unmoved = move_toward_base_(module, names, whole, below, request.position, request.heads)
+        names = unfuse_experts_(module, names)
         if not any(request.settings.selects(name) for name in names.values()):
             raise _nothing_to_measure(request)
         plan = plan_collection(module, batches[0], request.effective_settings, names)
@@ -225,17 +242,26 @@ def _load(work: Work, checkpoint: Checkpoint, processes: Processes) -> Loaded:
         largest, folder = max(plan.partition_bytes), partial_folder(work.folder)
         home = home_of(request, device, largest, folder, processes.rank)
         memory = plan_memory(module, plan, batches[0].to(entry_device(module)), home.name)
-        return Loaded(module, batches, plan, _unheld(whole, names, plan), memory, home)
+        return Loaded(module, batches, plan, _unheld(whole, names, plan), memory, home, unmoved)
 
 
 @contextmanager
-def _as_whole_model(work: Work, checkpoint: Checkpoint) -> Iterator[Checkpoint]:
-    """The checkpoint whose names statistics get: of a LoRA adapter the model that it makes of its base, as merged."""
-    if checkpoint.kind != "lora" or work.model.base is None:
-        yield checkpoint
+def _as_whole_model(work: Work, checkpoint: Checkpoint) -> Iterator[tuple[Checkpoint, Checkpoint | None]]:
+    """The checkpoint whose names statistics get, and the base as it shows it: all ones for (IA)³.
+
+    Of a LoRA adapter it is the model that the adapter makes of its base, as merged.
+    """
+    if work.model.base is None:
+        yield checkpoint, None
         return
     with open_checkpoint(work.model.base) as base:
-        yield densify(base, checkpoint, at_least=torch.float32)
+        if checkpoint.kind == "lora":
+            below, (whole,) = on_one_base(base, (checkpoint,), at_least=torch.float32)
+            yield whole, below
+        elif work.request.position == 1:
+            yield checkpoint, base
+        else:
+            yield checkpoint, merge_base(base, (checkpoint,))
 
 
 def _nothing_to_measure(request: CollectionRequest) -> RequestError:
@@ -257,7 +283,17 @@ def _unheld(checkpoint: Checkpoint, names: Mapping[str, str], plan: CollectionPl
 def _save_plan(work: Work, loaded: Loaded) -> SavePlan:
     state = "resume" if partial_folder(work.folder).exists() else "new"
     uncovered = {**loaded.plan.uncovered, **loaded.unheld}
-    return SavePlan(work.folder, state, len(work.examples), len(loaded.batches), loaded.plan, loaded.memory, uncovered)
+    return SavePlan(
+        work.folder,
+        state,
+        len(work.examples),
+        len(loaded.batches),
+        loaded.plan,
+        loaded.memory,
+        uncovered,
+        position=work.request.position,
+        unmoved=loaded.unmoved,
+    )
 
 
 def _measure(work: Work, loaded: Loaded, processes: Processes, progress: Progress, started: float) -> None:

@@ -22,6 +22,8 @@ class SavePlan:
         collection: Sites, layers, parameters, bytes and passes; None where nothing is to be done.
         memory: What it takes; None where nothing is to be done.
         uncovered: Name in the checkpoint to the reason why nothing is measured for it.
+        position: Where on the line from the base (0) to the model (1) it is measured.
+        unmoved: Parameters measured at the model's own weights all the same, for want of their like in the base.
     """
 
     folder: Path
@@ -31,6 +33,8 @@ class SavePlan:
     collection: CollectionPlan | None
     memory: MemoryPlan | None = None
     uncovered: Mapping[str, str] = field(default_factory=dict)
+    position: float = 1.0
+    unmoved: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """The plan in words, a line each."""
@@ -43,6 +47,11 @@ class SavePlan:
             f"sums take {plan.bytes:,} bytes; passes over the data: {len(plan.partitions)}",
         ]
         lines += self.memory.lines() if self.memory is not None else []
+        if self.position != 1:
+            lines.append(f"measured at {self.position:g} of the way from the base to the model")
+            reason = "the base has none of this name and shape"
+            stayed = _by_reason(dict.fromkeys(self.unmoved, reason))
+            lines += [f"kept at the model's own weights: {names}: {reason}" for _, names in stayed]
         lines += [f"left out: {names}: {reason}" for reason, names in _by_reason(plan.notes)]
         return lines + [f"not measured: {names}: {reason}" for reason, names in _by_reason(self.uncovered)]
 

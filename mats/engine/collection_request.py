@@ -56,6 +56,9 @@ class CollectionRequest:
         measured_on: Another checkpoint to measure in place of `model`: a merged model, for statistics at its weights.
             Where it keeps heads, that of the model called `name` goes on it.
         head: The head to put on a merged body that keeps several; default: see `measured_on`, else the folder's own.
+        position: Where the model stands while it is measured, on the line from its base (0) to its own weights (1).
+        heads: Where `position` is below 1: patterns of the parameters that stay its own, being a head that is not
+            merged; (): what transformers calls a head; None: there is none, everything moves.
     """
 
     model: str
@@ -80,6 +83,8 @@ class CollectionRequest:
     revision: str | None = None
     measured_on: str | None = None
     head: str | None = None
+    position: float = 1.0
+    heads: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check what needs no file.
@@ -93,6 +98,13 @@ class CollectionRequest:
                 raise RequestError(f"{name}: {value}; 1 or more would be right")
         if not self.checkpoint_seconds > 0:
             raise RequestError(f"checkpoint_seconds: {self.checkpoint_seconds}; more than 0 would be right")
+        if not 0 <= self.position <= 1:
+            raise RequestError(f"position: {self.position}; from 0 (the base) to 1 (the model) would be right")
+        if self.position != 1 and self.measured_on is not None:
+            raise RequestError(
+                f"position: {self.position}: statistics measured on {self.measured_on} are those of its weights; "
+                "position 1 would be right"
+            )
         if self.fold is not None and not (self.fold[1] >= 1 and 0 <= self.fold[0] < self.fold[1]):
             raise RequestError(f"fold: {self.fold}; (k, n) with 0 ≤ k < n would be right")
         if self.accumulators not in ACCUMULATORS:
@@ -119,6 +131,8 @@ def estimator_of(request: CollectionRequest) -> dict[str, Any]:
     if settings["draws"] == 1:
         del settings["draws"]
     settings["statistics"] = sorted(set(settings["statistics"]))
+    if request.position != 1:
+        settings |= {"position": request.position, "heads": request.heads}
     plain: dict[str, Any] = json.loads(json.dumps({**settings, "dtype": request.dtype}))
     return plain
 

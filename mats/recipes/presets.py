@@ -1,8 +1,8 @@
 """Presets: what the methods' own published code does, as a layer below the recipe.
 
 The settings themselves, with their sources, are `mats.methods.published`; this file knows only how a recipe names them,
-and what the published code measures: a mean loss per example, inputs without a homogeneous coordinate, the first 1000
-examples of `validation`, gold labels.
+and what the published code measures: each model at its own weights, a mean loss per example, inputs without a
+homogeneous coordinate, the first 1000 examples of `validation`, gold labels.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ PUBLISHED_CURVATURE: dict[str, Any] = {
     "labels": "empirical",
     "loss": "mean",
     "homogeneous": False,
+    "position": 1.0,
 }
 
 

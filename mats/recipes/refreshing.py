@@ -43,4 +43,5 @@ def refreshed_recipe(recipe: Recipe, merged: Path, output: Path, *, overwrite: b
             [f"models.{name}.data: missing; its dataset file is needed to measure it once more" for name in without]
         )
     models = tuple(model.model_copy(update={"measured_on": str(merged), "metadata": None}) for model in recipe.models)
-    return recipe.model_copy(update={"models": models})
+    at_the_merge = recipe.curvature.model_copy(update={"position": None})
+    return recipe.model_copy(update={"models": models, "curvature": at_the_merge})

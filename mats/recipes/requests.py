@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from mats.engine.request import Heads, MergeRequest
 
 
+# Half way: a merge lies about so far from each of its models, and both regimes of docs/quality.md are best there.
+DEFAULT_POSITION = 0.5
+
+
 def reads_metadata(recipe: Recipe) -> bool:
     """Whether the method of the recipe, any of its rules, or the ranks that adapters are cut to read statistics."""
     if recipe.adapters is not None and recipe.adapters.metric == "curvature":
@@ -56,6 +60,7 @@ def collection_request(
     from mats.engine.collection_request import CollectionRequest
 
     choice = recipe.curvature
+    position = position_of(recipe, model)
     settings = CollectionSettings(
         statistics=choice.statistics,
         labels=choice.labels,
@@ -90,7 +95,16 @@ def collection_request(
         trust_remote_code=trust_remote_code,
         accumulators=choice.accumulators,
         device_map=choice.device_map,
+        position=position,
+        heads=recipe.heads.patterns if recipe.heads is not None and position != 1 else None,
     )
+
+
+def position_of(recipe: Recipe, model: ModelEntry) -> float:
+    """Where on the line from the base to the model its curvature is measured."""
+    if recipe.curvature.position is not None:
+        return recipe.curvature.position
+    return DEFAULT_POSITION if recipe.base is not None and model.measured_on is None else 1.0
 
 
 def dataset_of(model: ModelEntry) -> DatasetSpec:

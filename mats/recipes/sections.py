@@ -78,6 +78,13 @@ class CurvatureSection(Section):
         default="empirical",
         description="Labels the gradients are taken for: the gold ones, ones drawn from the model, or the expectation.",
     )
+    position: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Where each model stands while it is measured, on the line from the base (0) to its own weights "
+        "(1). Default: 0.5; 1 without a base, and with `measured_on`.",
+    )
     draws: int = Field(
         default=1, ge=1, description="`labels: sampled`: draws of each example's labels; each costs a backward pass."
     )

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from collection_cases import KillAfter, Killed, content_of
+from safetensors.torch import load_file, save_file
 
 from mats.checkpoints import open_checkpoint
 from mats.curvature import CollectionSettings
@@ -113,6 +114,22 @@ def test_an_adapter_is_measured_on_its_base(home, tmp_path):
         block, diagonal = store.sum(f"block/{name}"), store.sum(f"diagonal/{name}")
         assert torch.allclose(block.diagonal(), diagonal.flatten(), rtol=1e-4)
         assert float(diagonal.sum()) > 0
+
+
+def test_an_adapter_half_way_has_half_of_its_scaling(home, tmp_path):
+    (half := tmp_path / "half").mkdir()
+    for file in (home / "adapter").iterdir():
+        (half / file.name).write_bytes(file.read_bytes())
+    vectors = load_file(half / "adapter_model.safetensors")
+    save_file({name: 1 + (vector - 1) / 2 for name, vector in vectors.items()}, half / "adapter_model.safetensors")
+    settings = CollectionSettings(statistics=("block",))
+    request = text_request(home, tmp_path, model=str(home / "adapter"), base=str(home / "base"), settings=settings)
+    line, expected, own = (
+        open_store(save_metadata(each))
+        for each in (replace(request, position=0.5), replace(request, model=str(half), root=tmp_path / "hand"), request)
+    )
+    assert all(torch.allclose(line.sum(key), expected.sum(key), rtol=1e-4) for key in expected)
+    assert not all(torch.allclose(own.sum(key), expected.sum(key), rtol=1e-4) for key in expected)
 
 
 def test_an_adapter_names_its_own_base(home, tmp_path):

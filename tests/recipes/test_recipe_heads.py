@@ -87,3 +87,27 @@ def test_draws_reach_the_collection(tmp_path: Path) -> None:
     wrong = load_recipe(tmp_path / "recipe.yaml", ["curvature.draws=4"])
     with pytest.raises(RequestError, match="draws: got 4 with labels 'empirical'"):
         collection_request(wrong, wrong.models[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "position", "heads"),
+    [
+        ("base: b", 0.5, None),
+        ("base: b\nheads: auto", 0.5, ()),
+        ("base: b\nheads: {parameters: [score*]}", 0.5, ("score*",)),
+        ("seed: 0", 1.0, None),
+        ("base: b\nheads: auto\ncurvature: {position: 1}", 1.0, None),
+        ("base: b\ncurvature: {position: 0.7}", 0.7, None),
+        ("base: b\nmerge: {method: mats, preset: published}", 1.0, None),
+    ],
+)
+def test_a_model_is_measured_half_way_to_its_base_unless_the_recipe_says_otherwise(
+    tmp_path: Path, text: str, position: float, heads: tuple[str, ...] | None
+) -> None:
+    data = {"name": "d", "task": "text_classification", "labels": 2}
+    data |= {"source": {"format": "json_lines", "files": {"validation": "v.jsonl"}}}
+    (tmp_path / "d.yaml").write_text(yaml.safe_dump(data))
+    (tmp_path / "recipe.yaml").write_text(f"models:\n  - {{name: a, path: x/a, data: {tmp_path}/d.yaml}}\n{text}\n")
+    found = load_recipe(tmp_path / "recipe.yaml")
+    asked = collection_request(found, found.models[0])
+    assert (asked.position, asked.heads) == (position, heads)

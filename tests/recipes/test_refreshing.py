@@ -10,6 +10,7 @@ import pytest
 from mats.errors import OutputExists, RecipeError, RequestError
 from mats.recipes import recipe_from
 from mats.recipes.refreshing import refreshed_recipe
+from mats.recipes.requests import position_of
 from mats.recipes.schema import Recipe
 
 
@@ -30,6 +31,11 @@ def test_every_model_is_measured_at_the_merged_weights_and_nothing_else_changes(
         for model, before in zip(found.models, recipe().models, strict=True)
     ]
     assert found.model_copy(update={"models": tuple(back)}) == recipe()
+
+
+def test_a_position_that_the_recipe_names_gives_way_to_the_merged_weights(tmp_path: Path) -> None:
+    found = refreshed_recipe(recipe(curvature={"position": 0.5}), tmp_path, tmp_path / "out")
+    assert position_of(found, found.models[0]) == 1.0
 
 
 @pytest.mark.parametrize(
