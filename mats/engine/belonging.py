@@ -30,11 +30,27 @@ def check_fingerprints(inputs: MergeInputs, progress: Progress) -> dict[str, str
             "" if measured is inputs.checkpoints[index] else f" measured_on {inputs.request.models[index].measured_on}"
         )
         inputs.store(index).check_model(found[name], f"{name}{also}")
+        if note := _on_another_line(inputs, index):
+            progress.note(note)
         progress.advance()
     adapters = [index for index in inputs.opened_stores if inputs.measured(index).kind != "model"]
     if adapters:
         _check_adapters_base(inputs, adapters)
     return found
+
+
+def _on_another_line(inputs: MergeInputs, index: int) -> str | None:
+    """That a model was measured between itself and another base than the merge's: still its curvature, elsewhere."""
+    store, base = inputs.store(index), inputs.given_base
+    identity = store.manifest.model
+    if store.position == 1 or base is None or inputs.measured(index).kind != "model":
+        return None
+    if identity.base_fingerprint == base.fingerprint():
+        return None
+    return (
+        f"{store.path}: {inputs.request.models[index].name} was measured {store.position:g} of the way from the base "
+        f"{identity.base} ({identity.base_fingerprint}), not from {base.path} ({base.fingerprint()})"
+    )
 
 
 def _check_adapters_base(inputs: MergeInputs, adapters: Sequence[int]) -> None:

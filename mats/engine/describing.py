@@ -113,10 +113,12 @@ def _model_entry(inputs: MergeInputs, index: int, fingerprints: Mapping[str, str
 
 
 def _store_entry(store: MetadataStore | None) -> dict[str, Any]:
-    """How many examples a store was measured on, or what it stands in for."""
-    if store is None or store.proxy is None:
-        return {"examples": None if store is None else store.examples}
-    return {"examples": None, "proxy": store.proxy}
+    """How many examples a store was measured on and where, or what it stands in for."""
+    if store is None:
+        return {"examples": None}
+    if store.proxy is not None:
+        return {"examples": None, "proxy": store.proxy}
+    return {"examples": store.examples} | ({} if store.position == 1 else {"position": store.position})
 
 
 def _measured_entry(model: ModelInput, fingerprint: str | None) -> dict[str, Any]:

@@ -71,9 +71,11 @@ def _models(report: Report) -> str:
 
 
 def measured_on(model: ModelEntry) -> str:
-    """How many examples, or that there were none."""
-    proxy = model.get("proxy")
-    return whole(model.get("examples")) if proxy is None else f"proxy ({proxy}), no data"
+    """How many examples, and where between base and model; or that there were none."""
+    proxy, position = model.get("proxy"), model.get("position")
+    if proxy is not None:
+        return f"proxy ({proxy}), no data"
+    return whole(model.get("examples")) + ("" if position is None else f", {position:g} of the way from the base")
 
 
 def _heads(report: Report) -> str:

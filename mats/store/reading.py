@@ -57,6 +57,11 @@ class MetadataStore:
         return None if kind is None else str(kind)
 
     @property
+    def position(self) -> float:
+        """Where the model stood while it was measured, on the line from its base (0) to its own weights (1)."""
+        return float(self.manifest.estimator.get("position", 1.0))
+
+    @property
     def fingerprint(self) -> str:
         """`xxh3_128:<hex>` of the manifest, which holds the checksum of every shard; run.json does not count."""
         return checksum_file(self.path / MANIFEST_NAME)

@@ -24,9 +24,12 @@ from test_collection_experts import specialist
 
 from mats.curvature import CollectionSettings
 from mats.data import DatasetSpec
+from mats.engine import MergeRequest, ModelInput, merge
 from mats.engine.collection import CollectionRequest, plan_save_metadata, save_metadata
 from mats.engine.collection_request import collection_folder
 from mats.errors import RequestError
+from mats.methods import RegMeanSettings
+from mats.progress import Silent
 from mats.store import open_store
 
 HEAD = "classifier."
@@ -117,6 +120,30 @@ def test_what_the_base_lacks_stays_and_is_told(world: Path, tmp_path: Path) -> N
 def test_a_line_without_ends_is_refused(world: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         save_metadata(vit_request(world, root=tmp_path, **changes))
+
+
+def test_a_merge_tells_the_position_and_a_base_that_is_another(world: Path, tmp_path: Path, light_report: None) -> None:
+    request = vit_request(world, base=str(world / "base"), root=tmp_path, position=0.5)
+    models = (ModelInput("vit", str(world / "vit"), metadata=save_metadata(request)),)
+    write_vit(tmp_path / "other", seed=9)
+    notes: dict[str, list[str]] = {"base": [], "other": []}
+    for name, base in (("base", world / "base"), ("other", tmp_path / "other")):
+        heard = Heard(notes[name])
+        result = merge(MergeRequest(models, RegMeanSettings(), tmp_path / f"on_{name}", base=str(base)), heard)
+        assert result.report["models"][0]["position"] == 0.5
+    of_the_base = "vit was measured 0.5 of the way from the base"
+    assert not any(of_the_base in note for note in notes["base"])
+    assert sum(of_the_base in note and str(tmp_path / "other") in note for note in notes["other"]) == 1
+
+
+class Heard(Silent):
+    """Keeps the notes."""
+
+    def __init__(self, notes: list[str]) -> None:
+        self.notes = notes
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
 
 
 @pytest.fixture(scope="module")
