@@ -10,9 +10,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from rows import VARIANTS
 from scoring import task_shares
 from study import Study
+from variants import VARIANTS
 
 from mats.files import write_json_atomically
 from mats.progress import Progress
@@ -21,14 +21,14 @@ from mats.progress import Progress
 def decide(study: Study, path: Path, progress: Progress) -> None:
     """Score every variant, print and write the table, and what each left-out pair says."""
     scorer = study.scorer("tuning")
-    study.prepare(progress)
+    study.prepare(VARIANTS, progress)
     own = {seed: study.individual(seed, scorer, progress) for seed in study.seeds}
     metrics = study.counted(own, scorer)
     shares: dict[str, dict[str, float]] = {}
     for variant in VARIANTS:
         per_seed = []
         for seed in study.seeds:
-            found = study.score(seed, variant.overrides, scorer, progress)["correct"]
+            found = study.score(seed, variant, scorer, progress)["correct"]
             per_seed.append(task_shares(found, own[seed], metrics))
         shares[variant.name] = {name: mean(seed[name] for seed in per_seed) for name in per_seed[0]}
         print(f"{mean(shares[variant.name].values()):.4f}  {variant.name}", flush=True)

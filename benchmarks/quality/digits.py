@@ -1,4 +1,4 @@
-"""The other regime: the demo's small vision transformer, whose specialists pull apart. The same variants.
+"""The other regime: the demo's small vision transformer, whose specialists pull apart.
 
 There, unlike on MiniLM, a solution that follows its quadratics to the end ruins every task, so the two together say
 whether one setting serves both. Scored on the demo's validation images, on which the metadata were measured too: the
@@ -11,10 +11,12 @@ import shutil
 from pathlib import Path
 from statistics import mean
 
-from rows import VARIANTS
+from rows import measurements
+from variants import DIGITS_VARIANTS
+from workspace import measure
 
 from mats.demo.domains import DOMAINS
-from mats.demo.seed_run import SeedRun, accuracies, individual_accuracies, measure, prepare
+from mats.demo.seed_run import SeedRun, accuracies, individual_accuracies, prepare
 from mats.engine import merge
 from mats.files import write_json_atomically
 from mats.progress import Progress
@@ -24,11 +26,13 @@ from mats.recipes.requests import merge_request
 
 def decide_on_digits(home: Path, seeds: tuple[int, ...], path: Path, progress: Progress) -> None:
     """Train the specialists of each seed, merge by every variant, print and write the mean shares."""
-    shares: dict[str, list[float]] = {variant.name: [] for variant in VARIANTS}
+    shares: dict[str, list[float]] = {variant.name: [] for variant in DIGITS_VARIANTS}
     for seed in seeds:
         run = _prepared(home / f"seed-{seed}", seed, progress)
+        for curvature in measurements(DIGITS_VARIANTS):
+            measure(run.recipe, curvature, progress)
         own = individual_accuracies(run, "validation", progress)
-        for variant in VARIANTS:
+        for variant in DIGITS_VARIANTS:
             output = run.folder / "merged" / "variant"
             shutil.rmtree(output, ignore_errors=True)
             merge(merge_request(load_recipe(run.recipe, list(variant.overrides)), output=output), progress)
@@ -41,7 +45,7 @@ def decide_on_digits(home: Path, seeds: tuple[int, ...], path: Path, progress: P
 
 
 def _prepared(folder: Path, seed: int, progress: Progress) -> SeedRun:
-    """The specialists of a seed and their metadata; made anew unless a whole run is there."""
+    """The specialists of a seed; made anew unless all are there."""
     done = folder / "prepared"
     if done.exists():
         names = ("base", *DOMAINS)
@@ -50,6 +54,5 @@ def _prepared(folder: Path, seed: int, progress: Progress) -> SeedRun:
         return SeedRun(seed, folder, models, data, folder / "recipe.yaml")
     shutil.rmtree(folder, ignore_errors=True)
     run = prepare(folder, seed, progress)
-    measure(run, progress)
     done.touch()
     return run

@@ -1,6 +1,7 @@
 """How well the metadata alone rank candidate merges: predicted loss against measured share, over data-free merges.
 
-Merges that were made by minimising these very losses are left out: of them the prediction could only think well.
+Merges that were made by minimising these very losses are left out: of them the prediction could only think well. So is
+the one that minimises the losses of proxies: it is no closed form, and would take as long as all others together.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import shutil
 from pathlib import Path
 from statistics import mean
 
+from rows import MATS
 from scipy.stats import spearmanr
 from scoring import task_shares
 from study import Study
@@ -26,19 +28,19 @@ def rank(study: Study, path: Path, progress: Progress) -> None:
     Scores are of the split `tuning`. A correlation near −1 is right: a high predicted loss means a low score.
     """
     scorer = study.scorer("tuning")
-    study.prepare(progress)
+    study.prepare((MATS,), progress)
     results = {}
     for seed in study.seeds:
         space = study.workspace(seed)
         own = study.individual(seed, scorer, progress)
         metrics = study.counted({seed: own}, scorer)
         folders, shares = {}, {}
-        for row in study.rows:
-            for overrides in row.candidates() if row.needs == "nothing" else []:
-                name = " ".join((row.name, *overrides[-1:]))
+        for row in (row for row in study.rows if row.needs == "nothing" and row.proxy is None):
+            for candidate in row.candidates():
+                name = f"{row.name} {candidate.overrides[-1]}"
                 folders[name] = space.folder / "candidates" / f"{len(folders)}"
-                space.merge(overrides, folders[name])
-                found = study.score(seed, overrides, scorer, progress)["correct"]
+                space.merge(candidate.overrides, folders[name])
+                found = study.score(seed, candidate, scorer, progress)["correct"]
                 shares[name] = task_shares(found, own, metrics)
         request = merge_request(load_recipe(space.recipe), output=space.folder / "unused")
         predicted = predict(request, {name: str(folder) for name, folder in folders.items()}, inputs_too=False)

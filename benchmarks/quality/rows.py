@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -11,10 +12,12 @@ class Row:
 
     Attributes:
         name: in the table.
-        overrides: what `mats merge recipe.yaml` takes after it, without the chosen setting.
+        overrides: what `mats merge recipe.yaml` takes after it, without the chosen setting. Its `curvature.` keys say
+            what is measured for it too.
         choice: a key and its values, among which the split `tuning` chooses; None: nothing is chosen.
         needs: `nothing` beside the models; `metadata`; or `data`, the tasks' examples at merge time.
         refresh: rounds of measuring the metadata once more with the merged weights.
+        proxy: the kind of proxy that stands in for metadata; None: no proxy.
     """
 
     name: str
@@ -22,21 +25,46 @@ class Row:
     choice: tuple[str, tuple[float, ...]] | None = None
     needs: str = "nothing"
     refresh: int = 0
+    proxy: str | None = None
 
-    def candidates(self) -> list[tuple[str, ...]]:
-        """The overrides of each merge to try."""
+    def candidates(self) -> tuple[Row, ...]:
+        """The merges to try, with nothing left to choose."""
         if self.choice is None:
-            return [self.overrides]
+            return (self,)
         key, values = self.choice
-        return [(*self.overrides, f"{key}={value:g}") for value in values]
+        return tuple(replace(self, overrides=(*self.overrides, f"{key}={value:g}"), choice=None) for value in values)
+
+    @property
+    def curvature(self) -> tuple[str, ...]:
+        """How its metadata are measured."""
+        return tuple(part for part in self.overrides if part.startswith("curvature."))
+
+    @property
+    def file_name(self) -> str:
+        """Of its answers. `mats` alone has rows that differ in their curvature; the names of others leave it out."""
+        in_name = [
+            part for part in self.overrides if part not in self.curvature or "merge.method=mats" in self.overrides
+        ]
+        label = "_".join(part.split(".", 1)[-1].replace("=", "-").replace("/", "-") for part in in_name)
+        return f"{label}{'-proxies' if self.proxy else ''}{'-refreshed' * self.refresh}"
+
+
+def measurements(rows: Iterable[Row]) -> list[tuple[str, ...]]:
+    """How metadata are measured for these rows, each way once."""
+    return list(dict.fromkeys(row.curvature for row in rows if row.needs != "nothing"))
 
 
 def _method(name: str, *settings: str) -> tuple[str, ...]:
     return (f"merge.method={name}", *(f"merge.{setting}" for setting in settings))
 
 
+# RegMean and Fisher merging were published with statistics at each model's own weights.
+OWN_WEIGHTS = "curvature.position=1"
 # Of the encoder alone: per-example gradients of the embeddings would take most of the time. They are averaged instead.
-FISHER_CURVATURE = ("curvature.statistics=[diagonal]", "curvature.parameters=[bert.encoder.*]")
+FISHER_CURVATURE = ("curvature.statistics=[diagonal]", "curvature.parameters=[bert.encoder.*]", OWN_WEIGHTS)
+
+MATS = Row("mats", _method("mats"), needs="metadata")
+"""Nothing is set: it is `method: mats` and what follows from that."""
 
 ROWS: tuple[Row, ...] = (
     Row("pretrained body", _method("base")),
@@ -45,39 +73,12 @@ ROWS: tuple[Row, ...] = (
     Row("TIES", _method("ties"), ("merge.scale", (0.7, 1.0, 1.3, 1.6))),
     Row("Iso-C", _method("iso_c"), ("merge.scale", (1.5, 2.0, 2.5, 3.0))),
     Row("TSV-M", _method("tsv_m"), ("merge.scale", (0.7, 1.0, 1.3, 1.6))),
+    Row("mats on proxies", _method("mats"), proxy="task_vector_gram"),
     Row("task arithmetic, scales from metadata", _method("task_arithmetic", "scale=auto"), needs="metadata"),
     Row("diagonal Fisher", (*_method("fisher"), *FISHER_CURVATURE), needs="metadata"),
-    Row("RegMean", _method("regmean"), needs="metadata"),
-    Row("mats", _method("mats"), needs="metadata"),
+    Row("RegMean", (*_method("regmean"), OWN_WEIGHTS), needs="metadata"),
+    Row("mats, curvature at the models' own weights", (*_method("mats"), OWN_WEIGHTS), needs="metadata"),
+    MATS,
     Row("mats, metadata measured again", _method("mats"), needs="data", refresh=1),
 )
-"""Everything merged. `mats` has no setting of its own here: it is `method: mats` and nothing else."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One setting of `mats` that could be the default: the ablation decides."""
-
-    name: str
-    overrides: tuple[str, ...]
-
-
-_DEFAULT = ("tsv_m", 0.1, 0.0)  # start, damping, identity anchor
-_OTHERS = (
-    ("tsv_m", 0.01, 0.0),
-    ("tsv_m", 0.3, 0.0),
-    ("average", 0.01, 0.0),
-    ("average", 0.1, 0.0),
-    ("tsv_m", 0.0, 0.01),
-    ("tsv_m", 0.0, 0.1),
-    ("average", 0.0, 0.1),
-)
-
-
-def _variant(start: str, damping: float, anchor: float) -> Variant:
-    pull = f"damping {damping:g}" if damping else f"identity anchor {anchor:g}"
-    settings = (f"merge.init={start}", f"merge.damping={damping:g}", f"merge.anchor={anchor:g}")
-    return Variant(f"{pull} from {start}", ("merge.method=mats", *settings))
-
-
-VARIANTS: tuple[Variant, ...] = tuple(_variant(*choice) for choice in (_DEFAULT, *_OTHERS))
+"""Everything merged."""

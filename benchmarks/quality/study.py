@@ -10,7 +10,7 @@ from typing import Any
 
 from individuals import base_folder, train_individual, train_jointly
 from majority import counted, no_better
-from rows import FISHER_CURVATURE, ROWS, Row
+from rows import ROWS, Row, measurements
 from scoring import Scorer, normalised
 from summary import summarise
 from tasks import Task
@@ -76,13 +76,14 @@ class Study:
         limit = TUNING_EXAMPLES if split == "tuning" else self.scored_examples
         return Scorer(self.tasks, self.data, self.base, split, limit)
 
-    def prepare(self, progress: Progress) -> None:
-        """What every merge needs: the individual models, the recipe of each seed, and the metadata."""
+    def prepare(self, rows: Sequence[Row], progress: Progress) -> None:
+        """What these merges need: the individual models, the recipe of each seed, and the metadata."""
         self.train(progress)
         for seed in self.seeds:
             space = self.workspace(seed)
             space.write_recipe()
-            space.measure((), progress)
+            for curvature in measurements(rows):
+                space.measure(curvature, progress)
 
     def individual(self, seed: int, scorer: Scorer, progress: Progress) -> Correct:
         """Each task's own model on its own task."""
@@ -116,16 +117,17 @@ class Study:
         others = {name: metric for name, metric in self.metrics.items() if metric != "accuracy"}
         return {"limit": scorer.limit} | ({"metrics": others} if others else {})
 
-    def score(
-        self, seed: int, overrides: Sequence[str], scorer: Scorer, progress: Progress, *, refresh: int = 0
-    ) -> dict[str, Any]:
+    def score(self, seed: int, row: Row, scorer: Scorer, progress: Progress) -> dict[str, Any]:
         """One merge on one split: outcomes by task as `correct`, and the `seconds` and `peak_bytes` of the merge."""
         space = self.workspace(seed)
-        named = [part for part in overrides if not part.startswith("curvature.")]
-        label = "_".join(part.split(".", 1)[-1].replace("=", "-").replace("/", "-") for part in named)
-        path = space.folder / "scores" / f"{label or 'default'}{'-refreshed' * refresh}-{scorer.split}.json"
-        question = {"recipe": space.resolved(overrides), "refresh": refresh, **self._asked(scorer)}
-        return remembered(path, question, lambda: self._merge_and_score(space, overrides, scorer, progress, refresh))
+        overrides = [*row.overrides, *(space.proxies(row.proxy, progress) if row.proxy else ())]
+        question = {"recipe": space.resolved(overrides), "refresh": row.refresh, **self._asked(scorer)}
+        if row.needs != "nothing":  # the recipe leaves open where the models stand while they are measured
+            question["stores"] = space.stores(overrides)
+        path = space.folder / "scores" / f"{row.file_name}-{scorer.split}.json"
+        return remembered(
+            path, question, lambda: self._merge_and_score(space, overrides, scorer, progress, row.refresh)
+        )
 
     def _merge_and_score(
         self, space: Workspace, overrides: Sequence[str], scorer: Scorer, progress: Progress, refresh: int
@@ -140,7 +142,7 @@ class Study:
         shutil.rmtree(output)
         return {"correct": correct, **cost}
 
-    def choose(self, seed: int, row: Row, scorer: Scorer, progress: Progress) -> tuple[str, ...]:
+    def choose(self, seed: int, row: Row, scorer: Scorer, progress: Progress) -> Row:
         """The candidate of a row with the best mean share on unseen training examples; the first of equals."""
         candidates = row.candidates()
         if len(candidates) == 1:
@@ -148,24 +150,23 @@ class Study:
         own = self.individual(seed, scorer, progress)
         metrics = self.counted({seed: own}, scorer)
         shares = [
-            normalised(self.score(seed, overrides, scorer, progress)["correct"], own, metrics)
-            for overrides in candidates
+            normalised(self.score(seed, candidate, scorer, progress)["correct"], own, metrics)
+            for candidate in candidates
         ]
         return candidates[shares.index(max(shares))]
 
     def report(self, path: Path, progress: Progress, *, joint: bool) -> Path:
         """Do all that is not done, and write every figure as JSON."""
-        self.prepare(progress)
+        self.prepare(self.rows, progress)
         tuning, test = self.scorer("tuning"), self.scorer("test")
         own, rows = {}, {row.name: {} for row in self.rows}
         together: dict[int, Correct] = {}
         for seed in self.seeds:
-            self.workspace(seed).measure(FISHER_CURVATURE, progress)
             own[seed] = self.individual(seed, test, progress)
             for row in self.rows:
                 chosen = self.choose(seed, row, tuning, progress)
-                found = self.score(seed, chosen, test, progress, refresh=row.refresh)
-                rows[row.name][seed] = {"overrides": list(chosen), **found}
+                found = self.score(seed, chosen, test, progress)
+                rows[row.name][seed] = {"overrides": list(chosen.overrides), **found}
             if joint:
                 together[seed] = self.joint(seed, test, progress)
         path.parent.mkdir(parents=True, exist_ok=True)

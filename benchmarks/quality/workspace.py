@@ -18,10 +18,11 @@ from individuals import base_folder, individual_folder
 from tasks import Task, load_task
 
 from mats.engine.collection import save_metadata
+from mats.engine.proxies import write_proxy
 from mats.files import write_json_atomically
 from mats.progress import Progress
 from mats.recipes import load_recipe
-from mats.recipes.requests import collection_request
+from mats.recipes.requests import collection_request, metadata_folder
 
 METADATA_EXAMPLES = 400
 
@@ -88,11 +89,27 @@ class Workspace:
         """The recipe with every default filled in: a result of other defaults is another result."""
         return load_recipe(self.recipe, list(overrides)).as_written()
 
-    def measure(self, overrides: Sequence[str], progress: Progress) -> None:
-        """Step one for every model, with the statistics that a method named in `overrides` may ask for."""
+    def stores(self, overrides: Sequence[str]) -> list[str]:
+        """Names of the stores that a recipe with `overrides` reads: they tell of everything that was measured."""
         recipe = load_recipe(self.recipe, list(overrides))
-        for model in recipe.models:
-            save_metadata(collection_request(recipe, model), progress)
+        return [metadata_folder(recipe, model).name for model in recipe.models]
+
+    def proxies(self, kind: str, progress: Progress) -> list[str]:
+        """Stores made of the models' weights alone, in place of measured ones.
+
+        Returns:
+            What a recipe needs to merge with them.
+        """
+        folders = {task.name: self.folder / "proxies" / kind / task.name for task in self.tasks}
+        for task in self.tasks:
+            if not folders[task.name].exists():
+                base, model = str(base_folder(self.home)), str(self.model(task))
+                write_proxy(base, model, folders[task.name], kind, progress=progress)
+        return [f"models.{name}.metadata={folder}" for name, folder in folders.items()]
+
+    def measure(self, overrides: Sequence[str], progress: Progress) -> None:
+        """Step one for every model, with the statistics that a recipe with `overrides` reads."""
+        measure(self.recipe, overrides, progress)
 
     def measure_again(self, overrides: Sequence[str], merged: Path, progress: Progress) -> list[str]:
         """Step one at the merged weights, each task's head on them.
@@ -122,6 +139,13 @@ class Workspace:
         if process.returncode:
             raise SystemExit(f"{' '.join(command)}: exit status {process.returncode}")
         return {"seconds": time.perf_counter() - started, "peak_bytes": usage.ru_maxrss * 1024.0}
+
+
+def measure(path: Path, overrides: Sequence[str], progress: Progress) -> None:
+    """Step one for every model of the recipe at `path`; a store that is there is kept."""
+    recipe = load_recipe(path, list(overrides))
+    for model in recipe.models:
+        save_metadata(collection_request(recipe, model), progress)
 
 
 def remembered(path: Path, question: object, answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:
