@@ -16,6 +16,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -25,9 +26,9 @@ from ablation import decide
 from digits import decide_on_digits
 from page import write_page
 from prediction import rank
-from rows import ROWS
+from rows import QUICK_ROWS, ROWS
 from study import Study
-from tasks import TASK_SETS
+from tasks import FULL, QUICK, TASK_SETS
 from transformers.utils import logging
 
 from mats.cli.progress_display import progress_display
@@ -39,7 +40,9 @@ SetOption = Annotated[str, typer.Option("--set", help=f"Tasks: {', '.join(TASK_S
 TrackOption = Annotated[str, typer.Option("--track", help="How models are fine-tuned: full, lora or ia3.")]
 SeedsOption = Annotated[str, typer.Option("--seeds", help="Seeds of the individual models, as 0,1,2.")]
 HomeOption = Annotated[Path, typer.Option("--home", help="Where everything is kept.")]
-QuickOption = Annotated[bool, typer.Option("--quick", help="Few training and test examples, one seed.")]
+QuickOption = Annotated[
+    bool, typer.Option("--quick", help="To see that it runs: one seed, few examples, few settings, no slow merges.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -69,9 +72,8 @@ def run(
         track,
         (0,) if quick else tuple(int(seed) for seed in seeds.split(",")),
         tasks,
-        training_examples=320 if quick else None,
-        scored_examples=150 if quick else test_examples,
-        rows=tuple(row for row in ROWS if row.refresh == 0 or (refresh and not quick)),
+        sizes=QUICK if quick else replace(FULL, test=test_examples),
+        rows=QUICK_ROWS if quick else tuple(row for row in ROWS if row.refresh == 0 or refresh),
     )
     name = f"quality-{study.home.name}-{track}"
     context.obj = (study, results, name)

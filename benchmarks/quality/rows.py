@@ -18,6 +18,7 @@ class Row:
         needs: `nothing` beside the models; `metadata`; or `data`, the tasks' examples at merge time.
         refresh: rounds of measuring the metadata once more with the merged weights.
         proxy: the kind of proxy that stands in for metadata; None: no proxy.
+        slow: takes a minute or more beside the others, so that `--quick` goes without it.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Row:
     needs: str = "nothing"
     refresh: int = 0
     proxy: str | None = None
+    slow: bool = False
 
     def candidates(self) -> tuple[Row, ...]:
         """The merges to try, with nothing left to choose."""
@@ -73,12 +75,24 @@ ROWS: tuple[Row, ...] = (
     Row("TIES", _method("ties"), ("merge.scale", (0.7, 1.0, 1.3, 1.6))),
     Row("Iso-C", _method("iso_c"), ("merge.scale", (1.5, 2.0, 2.5, 3.0))),
     Row("TSV-M", _method("tsv_m"), ("merge.scale", (0.7, 1.0, 1.3, 1.6))),
-    Row("mats on proxies", _method("mats"), proxy="task_vector_gram"),
-    Row("task arithmetic, scales from metadata", _method("task_arithmetic", "scale=auto"), needs="metadata"),
+    Row("mats on proxies", _method("mats"), proxy="task_vector_gram", slow=True),
+    Row("task arithmetic, scales from metadata", _method("task_arithmetic", "scale=auto"), needs="metadata", slow=True),
     Row("diagonal Fisher", (*_method("fisher"), *FISHER_CURVATURE), needs="metadata"),
     Row("RegMean", (*_method("regmean"), OWN_WEIGHTS), needs="metadata"),
-    Row("mats, curvature at the models' own weights", (*_method("mats"), OWN_WEIGHTS), needs="metadata"),
+    Row("mats, curvature at the models' own weights", (*_method("mats"), OWN_WEIGHTS), needs="metadata", slow=True),
     MATS,
-    Row("mats, metadata measured again", _method("mats"), needs="data", refresh=1),
+    Row("mats, metadata measured again", _method("mats"), needs="data", refresh=1, slow=True),
 )
 """Everything merged."""
+
+
+def _with_two_values(row: Row) -> Row:
+    """The middle of what it chooses among: there the full choices fell."""
+    if row.choice is None:
+        return row
+    key, values = row.choice
+    return replace(row, choice=(key, values[1:3]))
+
+
+QUICK_ROWS: tuple[Row, ...] = tuple(_with_two_values(row) for row in ROWS if not row.slow)
+"""To see that it runs; they read every kind of metadata: at the default position, at the own weights, and Fisher's."""

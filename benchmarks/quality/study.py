@@ -13,13 +13,12 @@ from majority import counted, no_better
 from rows import ROWS, Row, measurements
 from scoring import Scorer, normalised
 from summary import summarise
-from tasks import Task
+from tasks import FULL, Sizes, Task
 from workspace import Workspace, remembered
 
 from mats.files import write_json_atomically
 from mats.progress import Progress
 
-TUNING_EXAMPLES = 300
 Correct = dict[str, list[int]]
 
 
@@ -33,8 +32,7 @@ class Study:
         track: full, lora or ia3.
         seeds: of the individual models.
         tasks: what is merged.
-        training_examples: in place of each task's own number.
-        scored_examples: at most so many of each test split.
+        sizes: how many examples of each task are used.
         rows: the merges of the table.
     """
 
@@ -43,13 +41,12 @@ class Study:
     track: str
     seeds: tuple[int, ...]
     tasks: tuple[Task, ...]
-    training_examples: int | None = None
-    scored_examples: int | None = None
+    sizes: Sizes = FULL
     rows: tuple[Row, ...] = ROWS
 
     def workspace(self, seed: int) -> Workspace:
         """The files of one seed."""
-        return Workspace(self.home, self.data, self.track, seed, self.tasks)
+        return Workspace(self.home, self.data, self.track, seed, self.tasks, self.sizes.metadata)
 
     @property
     def metrics(self) -> dict[str, str]:
@@ -69,11 +66,11 @@ class Study:
         """Every task's own model of every seed."""
         for seed in self.seeds:
             for task in self.tasks:
-                train_individual(self.home, self.data, self.track, task, seed, progress, self.training_examples)
+                train_individual(self.home, self.data, self.track, task, seed, progress, self.sizes.training)
 
     def scorer(self, split: str) -> Scorer:
         """The examples of a split."""
-        limit = TUNING_EXAMPLES if split == "tuning" else self.scored_examples
+        limit = self.sizes.tuning if split == "tuning" else self.sizes.test
         return Scorer(self.tasks, self.data, self.base, split, limit)
 
     def prepare(self, rows: Sequence[Row], progress: Progress) -> None:
@@ -97,7 +94,7 @@ class Study:
             seed,
             scorer,
             progress,
-            lambda: train_jointly(self.home, self.data, self.tasks, seed, progress, self.training_examples),
+            lambda: train_jointly(self.home, self.data, self.tasks, seed, progress, self.sizes.training),
         )
 
     def _alone(

@@ -1,4 +1,4 @@
-"""The tasks of the benchmark: where their rows are, how they are split, how long each is trained on."""
+"""The tasks of the benchmark: where their rows are, how they are split and scored, how long each is trained on."""
 
 from __future__ import annotations
 
@@ -30,6 +30,26 @@ class Task:
     train: int
     metric: str = "accuracy"
 
+
+@dataclass(frozen=True)
+class Sizes:
+    """At most so many examples of each task.
+
+    Attributes:
+        training: in place of the task's own number; None: that number.
+        metadata: of the validation split, for its metadata.
+        tuning: for choosing settings.
+        test: for scores; None: all.
+    """
+
+    training: int | None = None
+    metadata: int = 400
+    tuning: int = 300
+    test: int | None = None
+
+
+FULL = Sizes()
+QUICK = Sizes(training=320, metadata=100, tuning=100, test=150)
 
 TASK_SETS: dict[str, tuple[Task, ...]] = {
     "first": (

@@ -24,8 +24,6 @@ from mats.progress import Progress
 from mats.recipes import load_recipe
 from mats.recipes.requests import collection_request, metadata_folder
 
-METADATA_EXAMPLES = 400
-
 
 @dataclass(frozen=True)
 class Workspace:
@@ -37,6 +35,7 @@ class Workspace:
         track: full, lora or ia3.
         seed: of the individual models.
         tasks: what is merged.
+        examples: of each task's validation split, measured at most.
     """
 
     home: Path
@@ -44,6 +43,7 @@ class Workspace:
     track: str
     seed: int
     tasks: tuple[Task, ...]
+    examples: int
 
     @property
     def folder(self) -> Path:
@@ -76,7 +76,7 @@ class Workspace:
             "heads": {"from": "own"},
             "curvature": {
                 "split": "validation",
-                "examples": METADATA_EXAMPLES,
+                "examples": self.examples,
                 "batch_size": 16,
                 "store": str(self.folder / "metadata"),
             },

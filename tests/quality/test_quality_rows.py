@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rows import FISHER_CURVATURE, MATS, OWN_WEIGHTS, ROWS, Row, measurements
+from rows import FISHER_CURVATURE, MATS, OWN_WEIGHTS, QUICK_ROWS, ROWS, Row, measurements
 from variants import DIGITS_VARIANTS, VARIANTS
 
 from mats.recipes import load_recipe
@@ -69,3 +69,10 @@ def test_variants_change_one_thing_at_a_time_and_one_is_the_default(recipe: Path
     assert same == [f"position {position}, damping 0.1, from tsv_m" for position in ("0.3", "0.5", "0.7", "1")]
     assert len({variant.name for variant in VARIANTS}) == 8
     assert len({variant.name for variant in DIGITS_VARIANTS}) == 8
+
+
+def test_a_quick_look_has_few_settings_and_every_kind_of_metadata() -> None:
+    assert all(len(row.candidates()) <= 2 for row in QUICK_ROWS)
+    assert {(row.refresh, row.proxy) for row in QUICK_ROWS} == {(0, None)}
+    assert set(measurements(QUICK_ROWS)) == set(measurements(ROWS))
+    assert MATS in QUICK_ROWS
