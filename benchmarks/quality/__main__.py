@@ -28,7 +28,7 @@ from page import write_page
 from prediction import rank
 from rows import QUICK_ROWS, ROWS
 from study import Study
-from tasks import FULL, QUICK, TASK_SETS
+from tasks import FULL, QUICK, TASK_SETS, Task
 from transformers.utils import logging
 
 from mats.cli.progress_display import progress_display
@@ -57,6 +57,8 @@ def run(
     test_examples: Annotated[
         int | None, typer.Option("--test-examples", min=1, help="At most so many of each test split.")
     ] = None,
+    only: Annotated[str | None, typer.Option("--tasks", help="Of the set, these tasks alone, as mrpc,cola.")] = None,
+    slow: Annotated[bool, typer.Option("--slow/--no-slow", help="The rows that are not needed to compare.")] = True,
     refresh: Annotated[bool, typer.Option(help="The row that measures once more at the merged weights.")] = True,
     joint: Annotated[bool, typer.Option(help="Train the joint multitask model too.")] = True,
     results: Annotated[Path, typer.Option("--results", help="Folder of the JSON.")] = Path("benchmarks/results"),
@@ -65,7 +67,8 @@ def run(
     encoder.register()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    tasks = TASK_SETS[task_set]
+    tasks = TASK_SETS[task_set] if only is None else _chosen(TASK_SETS[task_set], only.split(","))
+    kept = tuple(row for row in ROWS if (slow or not row.slow) and (refresh or not row.refresh))
     study = Study(
         home / (f"{task_set}-quick" if quick else task_set),
         data,
@@ -73,7 +76,7 @@ def run(
         (0,) if quick else tuple(int(seed) for seed in seeds.split(",")),
         tasks,
         sizes=QUICK if quick else replace(FULL, test=test_examples),
-        rows=QUICK_ROWS if quick else tuple(row for row in ROWS if row.refresh == 0 or refresh),
+        rows=QUICK_ROWS if quick else kept,
     )
     name = f"quality-{study.home.name}-{track}"
     context.obj = (study, results, name)
@@ -82,6 +85,19 @@ def run(
     with progress_display(as_json=False) as progress:
         path = study.report(results / f"{name}.json", progress, joint=joint and track == "full" and not quick)
     write_page(path, None if quick else Path("docs/quality.md"))
+
+
+def _chosen(tasks: tuple[Task, ...], names: list[str]) -> tuple[Task, ...]:
+    """The tasks of these names, in the order of the set.
+
+    Raises:
+        typer.BadParameter: the set has no task of a name.
+    """
+    for name in names:
+        if name not in {task.name for task in tasks}:
+            known = ", ".join(task.name for task in tasks)
+            raise typer.BadParameter(f"--tasks {name}: not in the set; one of {known} would be right")
+    return tuple(task for task in tasks if task.name in names)
 
 
 @app.command()
