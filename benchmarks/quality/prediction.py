@@ -57,13 +57,16 @@ def rank(study: Study, path: Path, progress: Progress) -> None:
     write_json_atomically(path, results)
 
 
-def _correlations(losses: dict[str, dict[str, float]], shares: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Spearman's rank correlation of predicted loss and share: over the means of all tasks, and for each task."""
+def _correlations(losses: dict[str, dict[str, float]], shares: dict[str, dict[str, float]]) -> dict[str, float | None]:
+    """Spearman's rank correlation of predicted loss and share: over the means of all tasks, and for each task.
+
+    None where all merges score alike, so that there are no ranks.
+    """
     tasks = list(next(iter(shares.values())))
 
-    def correlation(of: list[str]) -> float:
+    def correlation(of: list[str]) -> float | None:
         loss = [sum(losses[name][task] for task in of) for name in losses]
         share = [mean(shares[name][task] for task in of) for name in losses]
-        return float(spearmanr(loss, share).statistic)
+        return float(spearmanr(loss, share).statistic) if len(set(share)) > 1 else None
 
     return {"all tasks": correlation(tasks), **{task: correlation([task]) for task in tasks}}

@@ -11,7 +11,7 @@ from metrics import outcome, score, share_of
 from tasks import Task, load_task
 
 from mats.checkpoints import load_model
-from mats.data import load_examples, load_processor, make_batches
+from mats.data import DatasetSpec, Example, load_examples, load_processor, make_batches
 from mats.evaluation import evaluate
 from mats.progress import Progress
 
@@ -26,6 +26,9 @@ class Scorer:
         majority: task → outcomes of always answering the most frequent class.
     """
 
+    kind = "text_classification"
+    """What models are loaded for."""
+
     def __init__(self, tasks: Sequence[Task], data: Path, base: Path, split: str, limit: int | None) -> None:
         self.tasks = tuple(tasks)
         self.split = split
@@ -33,16 +36,24 @@ class Scorer:
         self.majority: dict[str, list[int]] = {}
         self._batches = {}
         for task in tasks:
-            spec = load_task(task, data)
+            spec = self.spec(task, data)
             examples = load_examples(spec, split, limit=limit)
             processor = load_processor(base, spec)
-            batches = make_batches(examples, spec, processor, 50, by_length=True)
+            batches = make_batches(examples, spec, processor, self.batch_size(examples), by_length=True)
             self._batches[task.name] = list(batches)
             self.majority[task.name] = majority_outcomes(task, spec, examples)
 
+    def spec(self, task: Task, data: Path) -> DatasetSpec:
+        """A task's dataset."""
+        return load_task(task, data)
+
+    def batch_size(self, examples: Sequence[Example]) -> int:  # noqa: ARG002 - answers that are ranked ask them
+        """Examples in one forward pass."""
+        return 50
+
     def correct(self, task: Task, model: Path, head: str | None, base: Path, progress: Progress) -> list[int]:
         """The outcome of each example, in the order of the file; by accuracy, 1 where it is right, else 0."""
-        loaded = load_model(model, "text_classification", head=head, base=base)
+        loaded = load_model(model, self.kind, head=head, base=base)
         batches = self._batches[task.name]
         progress.start(f"{model.name} on {task.name}", len(batches))
         result = evaluate(loaded, batches, progress=progress)
@@ -54,7 +65,11 @@ class Scorer:
 
     def merged(self, folder: Path, base: Path, progress: Progress) -> dict[str, list[int]]:
         """The merged body on every task, each with its own head."""
-        return {task.name: self.correct(task, folder, task.name, base, progress) for task in self.tasks}
+        return {task.name: self.correct(task, folder, self.head(task), base, progress) for task in self.tasks}
+
+    def head(self, task: Task) -> str | None:
+        """The head that a merged body is scored under."""
+        return task.name
 
 
 def accuracy(correct: Sequence[int]) -> float:

@@ -17,6 +17,7 @@ import yaml
 from individuals import base_folder, individual_folder
 from tasks import Task, load_task
 
+from mats.data import DatasetSpec
 from mats.engine.collection import save_metadata
 from mats.engine.proxies import write_proxy
 from mats.files import write_json_atomically
@@ -46,6 +47,11 @@ class Workspace:
     examples: int
 
     @property
+    def base(self) -> Path:
+        """What the models were fine-tuned from."""
+        return base_folder(self.home)
+
+    @property
     def folder(self) -> Path:
         """Of this seed's own files."""
         return self.home / "runs" / self.track / f"seed-{self.seed}"
@@ -59,6 +65,14 @@ class Workspace:
         """A task's own model."""
         return individual_folder(self.home, self.track, task, self.seed)
 
+    def spec(self, task: Task) -> DatasetSpec:
+        """A task's dataset."""
+        return load_task(task, self.data)
+
+    def heads(self) -> dict[str, Any]:
+        """What the recipe says about heads."""
+        return {"heads": {"from": "own"}}
+
     def write_recipe(self) -> None:
         """The datasets as files, and the recipe of all models; `method: mats` unless an override says otherwise."""
         datasets = self.home / "datasets"
@@ -66,14 +80,14 @@ class Workspace:
         models = []
         for task in self.tasks:
             path = datasets / f"{task.name}.yaml"
-            spec = load_task(task, self.data)
+            spec = self.spec(task)
             content = spec.model_dump(mode="json", exclude_unset=True) | {"root": str(spec.root)}
             path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
             models.append({"name": task.name, "path": str(self.model(task)), "data": str(path)})
         recipe = {
-            "base": str(base_folder(self.home)),
+            "base": str(self.base),
             "models": models,
-            "heads": {"from": "own"},
+            **self.heads(),
             "curvature": {
                 "split": "validation",
                 "examples": self.examples,
@@ -103,8 +117,7 @@ class Workspace:
         folders = {task.name: self.folder / "proxies" / kind / task.name for task in self.tasks}
         for task in self.tasks:
             if not folders[task.name].exists():
-                base, model = str(base_folder(self.home)), str(self.model(task))
-                write_proxy(base, model, folders[task.name], kind, progress=progress)
+                write_proxy(str(self.base), str(self.model(task)), folders[task.name], kind, progress=progress)
         return [f"models.{name}.metadata={folder}" for name, folder in folders.items()]
 
     def measure(self, overrides: Sequence[str], progress: Progress) -> None:
