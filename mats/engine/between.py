@@ -39,11 +39,11 @@ def move_toward_base_(
             None: there are none.
 
     Returns:
-        Names in `whole` of the parameters that stayed because the base has none of their name and shape; heads are not
-        among them.
+        The parameters that stayed because the base has none of their name and shape; heads are not among them. Named as
+        in `whole`, or as in the model where `whole` does not hold them.
     """
     in_base = {own: name for name, own in correspondence(base, whole).items()}
-    stayed = []
+    stayed = _unnamed(model, names) if whole.kind == "model" else []  # an adapter's model is the base but for vectors
     for name, parameter in _parameters(model, names):
         if not parameter.is_floating_point() or (heads is not None and is_head(name, heads)):
             continue
@@ -55,6 +55,16 @@ def move_toward_base_(
         with torch.no_grad():
             parameter.copy_(torch.lerp(start, parameter.float(), position))
     return tuple(stayed)
+
+
+def _unnamed(model: nn.Module, names: Mapping[str, str]) -> list[str]:
+    """Floating-point parameters that were not found in the checkpoint, neither whole nor in parts."""
+    in_parts = set(expert_parts(model))
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if name not in names and name not in in_parts and parameter.is_floating_point()
+    ]
 
 
 def _parameters(model: nn.Module, names: Mapping[str, str]) -> Iterator[tuple[str, Tensor]]:

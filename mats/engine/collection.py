@@ -247,19 +247,17 @@ def _load(work: Work, checkpoint: Checkpoint, processes: Processes) -> Loaded:
 
 @contextmanager
 def _as_whole_model(work: Work, checkpoint: Checkpoint) -> Iterator[tuple[Checkpoint, Checkpoint | None]]:
-    """The checkpoint whose names statistics get, and the base as it shows it: all ones for (IA)³.
+    """The checkpoint whose names statistics get, and the base beside it where it is needed: all ones for (IA)³.
 
     Of a LoRA adapter it is the model that the adapter makes of its base, as merged.
     """
-    if work.model.base is None:
+    if work.model.base is None or (checkpoint.kind != "lora" and work.request.position == 1):
         yield checkpoint, None
         return
     with open_checkpoint(work.model.base) as base:
         if checkpoint.kind == "lora":
             below, (whole,) = on_one_base(base, (checkpoint,), at_least=torch.float32)
             yield whole, below
-        elif work.request.position == 1:
-            yield checkpoint, base
         else:
             yield checkpoint, merge_base(base, (checkpoint,))
 

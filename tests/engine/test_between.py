@@ -22,9 +22,11 @@ import peft
 from test_collection_experts import measured as measured_text
 from test_collection_experts import specialist
 
+from mats.checkpoints import load_model, open_checkpoint, parameter_names
 from mats.curvature import CollectionSettings
 from mats.data import DatasetSpec
 from mats.engine import MergeRequest, ModelInput, merge
+from mats.engine.between import move_toward_base_
 from mats.engine.collection import CollectionRequest, plan_save_metadata, save_metadata
 from mats.engine.collection_request import collection_folder
 from mats.errors import RequestError
@@ -106,6 +108,16 @@ def test_what_the_base_lacks_stays_and_is_told(world: Path, tmp_path: Path) -> N
     assert all(name in told[1] for name in ("classifier.weight", "classifier.bias"))
     expected = save_metadata(vit_request(world, model=str(moved), root=tmp_path / "hand"))
     assert same_sums(save_metadata(request), expected)
+
+
+def test_a_parameter_that_the_files_do_not_hold_is_told(world: Path) -> None:
+    model = load_model(world / "vit", "image_classification")
+    with open_checkpoint(world / "vit") as whole, open_checkpoint(world / "base") as base:
+        names = parameter_names(model, whole)
+        odd = next(name for name in names if name.endswith("layernorm.weight"))
+        stayed = move_toward_base_(model, {k: v for k, v in names.items() if k != odd}, whole, base, 0.5, None)
+        assert stayed == (odd,)
+        assert torch.equal(model.get_parameter(odd), whole.read(names[odd]))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -130,6 +131,33 @@ def test_an_adapter_half_way_has_half_of_its_scaling(home, tmp_path):
     )
     assert all(torch.allclose(line.sum(key), expected.sum(key), rtol=1e-4) for key in expected)
     assert not all(torch.allclose(own.sum(key), expected.sum(key), rtol=1e-4) for key in expected)
+
+
+def test_a_tied_embedding_half_way_is_moved_once(home, tmp_path):
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    for seed, name in enumerate(["start", "end"]):
+        torch.manual_seed(seed)
+        config = T5Config.from_pretrained(home / "base", tie_word_embeddings=True)
+        T5ForConditionalGeneration(config).save_pretrained(tmp_path / name)
+        for file in home.joinpath("base").glob("tokenizer*"):
+            (tmp_path / name / file.name).write_bytes(file.read_bytes())
+    tensors = [load_file(tmp_path / name / "model.safetensors") for name in ("start", "end")]
+    assert "lm_head.weight" not in tensors[0]
+    shutil.copytree(tmp_path / "end", tmp_path / "half")
+    halves = {name: (tensors[0][name] + tensors[1][name]) / 2 for name in tensors[0]}
+    save_file(halves, tmp_path / "half" / "model.safetensors", {"format": "pt"})
+    request = text_request(home, tmp_path, model=str(tmp_path / "end"), base=str(tmp_path / "start"))
+    line, expected, own = (
+        open_store(save_metadata(each))
+        for each in (
+            replace(request, position=0.5),
+            replace(request, model=str(tmp_path / "half"), root=tmp_path / "hand"),
+            request,
+        )
+    )
+    assert all(torch.allclose(line.sum(key), expected.sum(key), rtol=1e-3, atol=1e-6) for key in expected)
+    assert not all(torch.allclose(own.sum(key), expected.sum(key), rtol=1e-3, atol=1e-6) for key in expected)
 
 
 def test_an_adapter_names_its_own_base(home, tmp_path):
