@@ -10,6 +10,8 @@ from mats.data import DatasetSpec, parse_spec
 from mats.errors import DataError
 
 MAX_LENGTH = 64  # tokens, as in the trial; longer texts are cut on the right
+SOURCE = {"format": "json_lines", "files": {name: f"{name}.jsonl" for name in ("train", "validation", "test")}}
+"""Where a task's rows are, in its folder."""
 LONGER = {"mrpc": 96, "rte": 128, "boolq": 160, "wiki_qa": 96}
 
 
@@ -90,10 +92,7 @@ def load_task(task: Task, data: Path) -> DatasetSpec:
         {
             "name": task.name,
             "task": "text_classification",
-            "source": {
-                "format": "json_lines",
-                "files": {split: f"{split}.jsonl" for split in ("train", "validation", "test")},
-            },
+            "source": SOURCE,
             "splits": {"tuning": {"of": "train", "without_first": task.train}},
             "columns": {"text": "text", "label": "label"}
             | ({"text_pair": "text_pair"} if "text_pair" in first else {}),

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import Task
+from tasks import SOURCE, Task
 
 from mats.data import DatasetSpec, parse_spec
 from mats.errors import DataError
@@ -62,10 +62,7 @@ def load_prompted(task: PromptedTask, data: Path) -> DatasetSpec:
         {
             "name": task.name,
             "task": "text_to_text",
-            "source": {
-                "format": "json_lines",
-                "files": {split: f"{split}.jsonl" for split in ("train", "validation", "test")},
-            },
+            "source": SOURCE,
             "splits": {
                 SHARED: {"of": "train", "first": task.shared},
                 OWN: {"of": "train", "without_first": task.shared},
