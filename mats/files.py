@@ -120,6 +120,29 @@ def publish_folder(temporary: Path, final: Path, *, overwrite: bool = False) -> 
     fsync_folder(final.parent)
 
 
+@contextmanager
+def whole_folder(final: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A folder that appears whole or not at all: what the block writes beside `final` takes its name.
+
+    The block gets `.<name>.writing`. The caller holds a lock; what a killed run left is replaced.
+
+    Raises:
+        OutputExists: `final` exists and `overwrite` is false.
+        OutOfSpace, WorkFailed: from the disk, in the block too.
+    """
+    writing = final.with_name(f".{final.name}.writing")
+    try:
+        shutil.rmtree(writing, ignore_errors=True)
+        writing.mkdir(parents=True)
+        yield writing
+        fsync_folder(writing)
+        publish_folder(writing, final, overwrite=overwrite)
+    except OSError as error:
+        raise explain_os_error(error, final) from error
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
+
+
 def lock(descriptor: int, folder: Path, *, wait: bool = False) -> None:
     """Lock an open file or folder for this process; the kernel frees it when the process ends, however it ends.
 

@@ -48,8 +48,8 @@ def _estimator_notes(stores: Sequence[StoreIndex]) -> list[str]:
     """Stores that were measured differently can be merged, but the user should know."""
     notes = []
     measured = [index for index in stores if index.store.proxy is None]
-    for key in ("labels", "loss"):
-        values = {index.model: index.store.manifest.estimator.get(key) for index in measured}
+    for key, default in (("labels", None), ("loss", None), ("position", 1.0)):
+        values = {index.model: index.store.manifest.estimator.get(key, default) for index in measured}
         if len(set(map(str, values.values()))) > 1:
             notes.append(
                 f"the stores were measured with different {key}: {values}; their curvatures differ in scale or kind"

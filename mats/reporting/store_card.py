@@ -73,6 +73,8 @@ def _measured(manifest: Manifest, run: dict[str, Any]) -> str:
             ["tokens (most at one layer)", whole(round(max(manifest.tokens.values(), default=0.0)))],
             ["labels, loss", f"{estimator.get('labels')}, {estimator.get('loss')}"],
         ]
+        if (position := estimator.get("position")) is not None:
+            rows.append(["where", f"{position:g} of the way from the base to the model"])
         rows += [["template", f"`{data.template}`"]] if data.template else []
     if manifest.compression is not None:
         rows.append(["compressed", compression_line(manifest.compression)])

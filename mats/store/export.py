@@ -15,12 +15,10 @@ from mats.errors import WorkFailed
 from mats.files import (
     CHUNK,
     exclusive,
-    explain_os_error,
-    fsync_folder,
-    publish_folder,
     read_json_object,
     refuse_existing,
     refuse_replacing_inputs,
+    whole_folder,
     write_bytes_atomically,
     write_json_atomically,
 )
@@ -71,10 +69,7 @@ def export_store(
     _check_no_paths({**texts, MANIFEST_NAME: manifest.to_json().decode(), RUN_NAME: str(run)})
     with exclusive(folder.with_name(f".{folder.name}.lock")):
         refuse_existing(folder, overwrite=overwrite)
-        writing = folder.with_name(f".{folder.name}.writing")
-        try:
-            shutil.rmtree(writing, ignore_errors=True)
-            writing.mkdir(parents=True)
+        with whole_folder(folder, overwrite=overwrite) as writing:
             progress.start("copying the store", len(manifest.files))
             for name in sorted(manifest.files):
                 _copy_durably(opened.path / name, writing / name)
@@ -85,12 +80,6 @@ def export_store(
             write_bytes_atomically(writing / MANIFEST_NAME, manifest.to_json())
             lines = [f"{sha256(item)}  {item.name}\n" for item in sorted(writing.iterdir())]
             write_bytes_atomically(writing / CHECKSUMS_NAME, "".join(lines).encode())
-            fsync_folder(writing)
-            publish_folder(writing, folder, overwrite=overwrite)
-        except OSError as error:
-            raise explain_os_error(error, folder) from error
-        finally:
-            shutil.rmtree(writing, ignore_errors=True)
     return manifest
 
 

@@ -12,10 +12,8 @@ from typing import Any
 from mats.errors import OutOfSpace, RequestError
 from mats.files import (
     exclusive,
-    explain_os_error,
-    fsync_folder,
-    publish_folder,
     refuse_existing,
+    whole_folder,
     write_bytes_atomically,
     write_json_atomically,
 )
@@ -94,20 +92,11 @@ def write_store_locked(
     source = InMemory(sums) if isinstance(sums, Sums) else sums
     _check_agreement(folder, manifest, source)
     refuse_existing(folder, overwrite=overwrite)
-    writing = folder.with_name(f".{folder.name}.writing")
-    try:
-        shutil.rmtree(writing, ignore_errors=True)
-        writing.mkdir(parents=True)
+    with whole_folder(folder, overwrite=overwrite) as writing:
         _check_space(writing, source)
         complete = _write_shards(writing, manifest, source, max_shard_bytes, progress or Silent())
         write_json_atomically(writing / RUN_NAME, dict(run_info))
         write_bytes_atomically(writing / MANIFEST_NAME, complete.to_json())
-        fsync_folder(writing)
-        publish_folder(writing, folder, overwrite=overwrite)
-    except OSError as error:
-        raise explain_os_error(error, folder) from error
-    finally:
-        shutil.rmtree(writing, ignore_errors=True)
     _remove_replaced(folder)
 
 

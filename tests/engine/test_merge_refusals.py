@@ -173,14 +173,17 @@ def test_what_the_metadata_lack_is_named(bert: Family, tmp_path: Path) -> None:
     assert plan_merge(replace(request, rules=rules)).by_rule.keys() == {"diagonal", "init", "input_gram"}
 
 
-def test_stores_measured_differently_are_pointed_out(wanted: MergeRequest, bert: Family, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("key", "value"), [("labels", "sampled"), ("loss", "sum"), ("position", 0.5)])
+def test_stores_measured_differently_are_pointed_out(
+    wanted: MergeRequest, bert: Family, tmp_path: Path, key: str, value: object
+) -> None:
     folder = tmp_path / "store"
     shutil.copytree(bert.stores[0], folder)
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["estimator"]["labels"] = "sampled"
+    manifest["estimator"][key] = value
     (folder / "manifest.json").write_text(json.dumps(manifest))
     models = (replace(wanted.models[0], metadata=folder), *wanted.models[1:])
-    assert "different labels" in plan_merge(replace(wanted, models=models)).notes[0]
+    assert f"different {key}" in plan_merge(replace(wanted, models=models)).notes[0]
 
 
 def test_an_unchanged_model_merges_into_itself(bert: Family, tmp_path: Path) -> None:
