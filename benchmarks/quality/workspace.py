@@ -119,9 +119,9 @@ class Workspace:
                 write_proxy(str(self.base), str(self.model(task)), folders[task.name], kind, progress=progress)
         return [f"models.{name}.metadata={folder}" for name, folder in folders.items()]
 
-    def measure(self, overrides: Sequence[str], progress: Progress) -> None:
+    def measure(self, overrides: Sequence[str], progress: Progress, *, overwrite: bool = False) -> None:
         """Step one for every model, with the statistics that a recipe with `overrides` reads."""
-        measure(self.recipe, overrides, progress)
+        measure(self.recipe, overrides, progress, overwrite=overwrite)
 
     def measure_again(self, overrides: Sequence[str], merged: Path, progress: Progress) -> list[str]:
         """Step one at the merged weights, each task's head on them.
@@ -130,7 +130,8 @@ class Workspace:
             What a recipe needs beside `overrides` to merge with these statistics; the models stay its aim.
         """
         measured = [f"models.{task.name}.measured_on={merged}" for task in self.tasks]
-        self.measure([*overrides, *measured], progress)
+        # An earlier merge at the same place may have been measured: its stores make room.
+        self.measure([*overrides, *measured], progress, overwrite=True)
         return measured
 
     def merge(self, overrides: Sequence[str], output: Path) -> dict[str, float]:
@@ -153,11 +154,11 @@ class Workspace:
         return {"seconds": time.perf_counter() - started, "peak_bytes": peak}
 
 
-def measure(path: Path, overrides: Sequence[str], progress: Progress) -> None:
-    """Step one for every model of the recipe at `path`; a store that is there is kept."""
+def measure(path: Path, overrides: Sequence[str], progress: Progress, *, overwrite: bool = False) -> None:
+    """Step one for every model of the recipe at `path`; a store that is there is kept, unless it is to make room."""
     recipe = load_recipe(path, list(overrides))
     for model in recipe.models:
-        save_metadata(collection_request(recipe, model), progress)
+        save_metadata(collection_request(recipe, model, overwrite=overwrite), progress)
 
 
 def remembered(path: Path, question: object, answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:

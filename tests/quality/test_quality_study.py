@@ -58,7 +58,10 @@ def done(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
         (output / "overrides").write_text(json.dumps(list(overrides)))
         return {"seconds": 1.0, "peak_bytes": 1e9}
 
-    def measure(self: Workspace, overrides: Sequence[str], _: Any) -> None:
+    def measure(self: Workspace, overrides: Sequence[str], _: Any, *, overwrite: bool = False) -> None:
+        assert overwrite == any(
+            ".measured_on=" in part for part in overrides
+        )  # the merged weights are others each time
         log["measured"].append((self.seed, tuple(overrides)))
 
     monkeypatch.setattr(Workspace, "merge", merge)
