@@ -61,7 +61,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     def measure(self: Workspace, overrides: Sequence[str], _: Any, *, overwrite: bool = False) -> None:
         assert overwrite == any(
             ".measured_on=" in part for part in overrides
-        )  # the merged weights are others each time
+        )  # other weights each time
         log["measured"].append((self.seed, tuple(overrides)))
 
     monkeypatch.setattr(Workspace, "merge", merge)
