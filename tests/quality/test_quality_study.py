@@ -59,9 +59,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
         return {"seconds": 1.0, "peak_bytes": 1e9}
 
     def measure(self: Workspace, overrides: Sequence[str], _: Any, *, overwrite: bool = False) -> None:
-        assert overwrite == any(
-            ".measured_on=" in part for part in overrides
-        )  # other weights each time
+        assert overwrite == any(".measured_on=" in part for part in overrides)  # other weights each time
         log["measured"].append((self.seed, tuple(overrides)))
 
     monkeypatch.setattr(Workspace, "merge", merge)
