@@ -22,6 +22,7 @@ MEASURED = {
     "revision": "v2",
     "measured_on": "merged",
     "head": "vit",
+    "position": 0.5,
     "settings": CollectionSettings(labels="sampled", seed=1),
 }
 NOT_MEASURED = {
@@ -35,6 +36,7 @@ NOT_MEASURED = {
     "trust_remote_code": True,
     "accumulators": "disk",
     "device_map": "auto",
+    "heads": ("classifier*",),  # they tell what stays while a model is moved, and at position 1 nothing is
 }
 
 
