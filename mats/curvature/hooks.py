@@ -147,9 +147,8 @@ class BatchHooks:
         with torch.set_grad_enabled(self.needs_gradients):
             frame.awaited = dict(self._awaited)
             try:
-                inputs = (
-                    frame.run.batch.inputs
-                )  # where a gradient is read before any layer's output, they start the graph
+                inputs = frame.run.batch.inputs
+                # They start the graph where a gradient is read before any layer's output.
                 logits = model_logits(self.model, starting_inputs(inputs) if self.starts_at_inputs else inputs)
             except _EnoughSeen:
                 return

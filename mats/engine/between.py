@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from mats.checkpoints import Checkpoint
-from mats.checkpoints.fused_experts import expert_parts
+from mats.checkpoints.fused_experts import ExpertPart, expert_parts
 from mats.checkpoints.heads import is_head
 from mats.checkpoints.matching import correspondence
+
+Parts = Mapping[str, list[ExpertPart]]
+"""Fused parameter → its parts."""
 
 
 def move_toward_base_(
@@ -43,8 +46,10 @@ def move_toward_base_(
         in `whole`, or as in the model where `whole` does not hold them.
     """
     in_base = {own: name for name, own in correspondence(base, whole).items()}
-    stayed = _unnamed(model, names) if whole.kind == "model" else []  # an adapter's model is the base but for vectors
-    for name, parameter in _parameters(model, names):
+    parts = expert_parts(model)
+    # The model of an adapter is the base but for its vectors.
+    stayed = _unnamed(model, names, parts) if whole.kind == "model" else []
+    for name, parameter in _parameters(model, names, parts):
         if not parameter.is_floating_point() or (heads is not None and is_head(name, heads)):
             continue
         source = in_base.get(name)
@@ -57,22 +62,21 @@ def move_toward_base_(
     return tuple(stayed)
 
 
-def _unnamed(model: nn.Module, names: Mapping[str, str]) -> list[str]:
+def _unnamed(model: nn.Module, names: Mapping[str, str], parts: Parts) -> list[str]:
     """Floating-point parameters that were not found in the checkpoint, neither whole nor in parts."""
-    in_parts = set(expert_parts(model))
     return [
         name
         for name, parameter in model.named_parameters()
-        if name not in names and name not in in_parts and parameter.is_floating_point()
+        if name not in names and name not in parts and parameter.is_floating_point()
     ]
 
 
-def _parameters(model: nn.Module, names: Mapping[str, str]) -> Iterator[tuple[str, Tensor]]:
+def _parameters(model: nn.Module, names: Mapping[str, str], parts: Parts) -> Iterator[tuple[str, Tensor]]:
     """(name in the checkpoint, the parameter or the part of one that it was loaded into), each memory once."""
     for own, parameter in model.named_parameters():
         if own in names:
             yield names[own], parameter
-    for fused, parts in expert_parts(model).items():
-        for part in parts:
+    for fused, members in parts.items():
+        for part in members:
             if part.name in names:
                 yield names[part.name], part.of(model.get_parameter(fused))

@@ -27,9 +27,7 @@ class ModelEntry(TypedDict):
     fingerprint: NotRequired[str | None]
     metadata: NotRequired[str | None]  # the store used, None: data-free
     examples: NotRequired[int | None]  # how many examples the store was measured on
-    position: NotRequired[
-        float
-    ]  # where on the line from the base (0) to the model it was measured, if not at the model
+    position: NotRequired[float]  # where it was measured, from the base (0) to the model (1); none: at the model
     proxy: NotRequired[str]  # what the store is instead: a stand-in for curvature, made without data
     measured_on: NotRequired[str]  # the checkpoint measured, where that is not the model itself
     measured_fingerprint: NotRequired[str]  # its content

@@ -20,14 +20,12 @@ import adapter_cases as cases
 import checkpoint_models as tiny
 import peft
 from test_collection_experts import measured as measured_text
-from test_collection_experts import specialist
+from test_collection_experts import request_for, specialist
 
 from mats.checkpoints import load_model, open_checkpoint, parameter_names
-from mats.curvature import CollectionSettings
-from mats.data import DatasetSpec
 from mats.engine import MergeRequest, ModelInput, merge
 from mats.engine.between import move_toward_base_
-from mats.engine.collection import CollectionRequest, plan_save_metadata, save_metadata
+from mats.engine.collection import plan_save_metadata, save_metadata
 from mats.engine.collection_request import collection_folder
 from mats.errors import RequestError
 from mats.methods import RegMeanSettings
@@ -187,28 +185,6 @@ def test_experts_move_too(family: str, tmp_path: Path) -> None:
     moved = by_hand(tmp_path / "base", tmp_path / "model", tmp_path / "moved", 0.5)
     shutil.copy(tmp_path / "model.jsonl", tmp_path / "moved.jsonl")
     expected = measured_text(moved, tmp_path / "hand")
-    assert same_sums(save_metadata(line_of_text(tmp_path)), expected)
+    own = request_for(tmp_path / "model", tmp_path / "line")
+    assert same_sums(save_metadata(replace(own, base=str(tmp_path / "base"), position=0.5)), expected)
     assert not same_sums(measured_text(tmp_path / "model", tmp_path / "own"), expected)
-
-
-def line_of_text(folder: Path) -> CollectionRequest:
-    spec = DatasetSpec.model_validate(
-        {
-            "name": "model",
-            "task": "language_modeling",
-            "root": folder,
-            "source": {"format": "json_lines", "files": {"validation": "model.jsonl"}},
-            "template": {"input": "{text}"},
-        }
-    )
-    return CollectionRequest(
-        model=str(folder / "model"),
-        name="model",
-        dataset=spec,
-        base=str(folder / "base"),
-        batch_size=2,
-        root=folder / "line",
-        device="cpu",
-        settings=CollectionSettings(statistics=("input_gram", "output_gram")),
-        position=0.5,
-    )

@@ -32,7 +32,7 @@ def specialist(family: str, folder: Path, seed: int) -> None:
     (folder.parent / f"{folder.name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def measured(folder: Path, root: Path) -> Path:
+def request_for(folder: Path, root: Path) -> CollectionRequest:
     spec = DatasetSpec.model_validate(
         {
             "name": folder.name,
@@ -43,10 +43,13 @@ def measured(folder: Path, root: Path) -> Path:
         }
     )
     settings = CollectionSettings(statistics=("input_gram", "output_gram"))
-    request = CollectionRequest(
+    return CollectionRequest(
         model=str(folder), name=folder.name, dataset=spec, batch_size=2, root=root, device="cpu", settings=settings
     )
-    return save_metadata(request)
+
+
+def measured(folder: Path, root: Path) -> Path:
+    return save_metadata(request_for(folder, root))
 
 
 @pytest.mark.parametrize("family", ["Mixtral", "gpt-oss"])

@@ -64,10 +64,14 @@ def test_faults_are_told_in_the_words_of_the_recipe(tmp_path: Path, text: str, f
         recipe(tmp_path, text)
 
 
-def test_measured_on_is_measured_and_merged_with(tmp_path: Path) -> None:
+def write_dataset(folder: Path) -> None:
     data = {"name": "d", "task": "text_classification", "labels": 2}
     data |= {"source": {"format": "json_lines", "files": {"validation": "v.jsonl"}}}
-    (tmp_path / "d.yaml").write_text(yaml.safe_dump(data))
+    (folder / "d.yaml").write_text(yaml.safe_dump(data))
+
+
+def test_measured_on_is_measured_and_merged_with(tmp_path: Path) -> None:
+    write_dataset(tmp_path)
     text = f"models:\n  - {{name: sst2, path: x/sst2, data: {tmp_path}/d.yaml, measured_on: exp_out/first}}\nbase: b\n"
     (tmp_path / "recipe.yaml").write_text(text)
     found = load_recipe(tmp_path / "recipe.yaml")
@@ -78,9 +82,7 @@ def test_measured_on_is_measured_and_merged_with(tmp_path: Path) -> None:
 
 
 def test_draws_reach_the_collection(tmp_path: Path) -> None:
-    data = {"name": "d", "task": "text_classification", "labels": 2}
-    data |= {"source": {"format": "json_lines", "files": {"validation": "v.jsonl"}}}
-    (tmp_path / "d.yaml").write_text(yaml.safe_dump(data))
+    write_dataset(tmp_path)
     (tmp_path / "recipe.yaml").write_text(f"models:\n  - {{name: a, path: x/a, data: {tmp_path}/d.yaml}}\nbase: b\n")
     asked = load_recipe(tmp_path / "recipe.yaml", ["curvature.labels=sampled", "curvature.draws=4"])
     assert collection_request(asked, asked.models[0]).settings.draws == 4
@@ -104,9 +106,7 @@ def test_draws_reach_the_collection(tmp_path: Path) -> None:
 def test_a_model_is_measured_half_way_to_its_base_unless_the_recipe_says_otherwise(
     tmp_path: Path, text: str, position: float, heads: tuple[str, ...] | None
 ) -> None:
-    data = {"name": "d", "task": "text_classification", "labels": 2}
-    data |= {"source": {"format": "json_lines", "files": {"validation": "v.jsonl"}}}
-    (tmp_path / "d.yaml").write_text(yaml.safe_dump(data))
+    write_dataset(tmp_path)
     (tmp_path / "recipe.yaml").write_text(f"models:\n  - {{name: a, path: x/a, data: {tmp_path}/d.yaml}}\n{text}\n")
     found = load_recipe(tmp_path / "recipe.yaml")
     asked = collection_request(found, found.models[0])
