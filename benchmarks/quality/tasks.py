@@ -45,7 +45,7 @@ class Sizes:
     """
 
     training: int | None = None
-    metadata: int = 400
+    metadata: int = 1000
     tuning: int = 300
     test: int | None = None
 

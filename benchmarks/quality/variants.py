@@ -5,11 +5,22 @@ from __future__ import annotations
 from rows import Row
 
 
-def _variant(*, position: float = 0.5, damping: float = 0.1, start: str = "tsv_m", labels: str | None = None) -> Row:
-    """All that varies is named, so that another default makes no other variant; labels: None for the recipe's own."""
-    settings = [f"merge.init={start}", f"merge.damping={damping:g}", f"curvature.position={position:g}"]
+def _variant(
+    *,
+    position: float = 0.5,
+    damping: float = 0.1,
+    start: str = "tsv_m",
+    scaling: str = "balanced",
+    labels: str | None = None,
+    examples: int | None = None,
+) -> Row:
+    """All that varies is named, so that another default makes no other variant; None: as the recipe has it."""
+    settings = [f"merge.init={start}", f"merge.damping={damping:g}", f"merge.scaling={scaling}"]
+    settings += [f"curvature.position={position:g}"]
     settings += [f"curvature.labels={labels}"] if labels else []
-    name = f"position {position:g}, damping {damping:g}, from {start}" + (f", {labels} labels" if labels else "")
+    settings += [f"curvature.examples={examples}"] if examples else []
+    name = f"position {position:g}, damping {damping:g}, from {start}, {scaling}"
+    name += (f", {labels} labels" if labels else "") + (f", {examples} examples" if examples else "")
     return Row(name, ("merge.method=mats", *settings), needs="metadata")
 
 
@@ -19,11 +30,14 @@ VARIANTS: tuple[Row, ...] = (
     *(_variant(position=position) for position in POSITIONS),
     *(_variant(damping=damping) for damping in (0.03, 0.3)),
     _variant(start="average"),
+    *(_variant(scaling=scaling) for scaling in ("examples", "unit")),
     _variant(labels="sampled"),
+    _variant(examples=400),
 )
 """On the benchmark's tasks: one thing changed at a time."""
 
-DIGITS_VARIANTS: tuple[Row, ...] = tuple(
-    _variant(position=position, damping=damping) for damping in (0.1, 0.3) for position in POSITIONS
+DIGITS_VARIANTS: tuple[Row, ...] = (
+    *(_variant(position=position, damping=damping) for damping in (0.1, 0.3) for position in POSITIONS),
+    *(_variant(scaling=scaling) for scaling in ("examples", "unit")),
 )
-"""On the digits, where a solution that goes too far is ruined: what holds it back, by where it is measured."""
+"""On the digits, where a solution that goes too far is ruined: what holds it back, and where it is measured."""

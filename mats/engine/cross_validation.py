@@ -5,8 +5,9 @@ merge is solved with the curvature of one half, and what it costs is told by the
 
     risk(s) = Σ_i λ_i ½ ⟨W_s(half a) − W_i, C_i(half b) (W_s(half a) − W_i)⟩        mean over (a, b) and (b, a)
 
-summed over all layers; the strength of least risk is used for the merge on all examples. It sees the sampling noise of
-the metadata. How far the quadratic itself can be trusted it cannot see: both halves believe in it alike.
+with λ_i b_i for λ_i where the scaling is balanced (`mats.engine.balance`; b_i of half a), summed over all layers. The
+strength of least risk is used for the merge on all examples. It sees the sampling noise of the metadata. How far the
+quadratic itself can be trusted it cannot see: both halves believe in it alike.
 """
 
 from __future__ import annotations
@@ -19,17 +20,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mats.engine.balance import balance_of
 from mats.engine.belonging import check_fingerprints
 from mats.engine.devices import resolve_device
 from mats.engine.inputs import MergeInputs
 from mats.engine.loading import GroupLoader
-from mats.engine.measured import LOSS_RULES, as_measured
+from mats.engine.measured import as_measured
 from mats.engine.plan import Group, make_plan, store_indexes
 from mats.engine.request import MergeRequest
 from mats.engine.solving import solver_settings
 from mats.engine.streaming import ElementwisePool
 from mats.errors import RequestError
-from mats.methods.quadratic import QuadraticSettings, Strength
+from mats.methods.quadratic import LOSS_RULES, QuadraticSettings, Strength
 from mats.progress import Progress, Silent
 from mats.solvers import solve_quadratic
 
@@ -44,7 +46,7 @@ class StrengthCurve:
     Attributes:
         setting: "anchor" or "damping".
         values: the strengths tried, rising.
-        risks: held-out predicted loss of each, Σ λ_i over tasks, mean over the two directions.
+        risks: held-out predicted loss of each, Σ λ_i (or λ_i b_i) over tasks, mean over the two directions.
         tasks: task → the same for it alone, without λ_i.
         start: the held-out predicted loss of the start, which an infinite strength would keep.
     """
@@ -117,12 +119,14 @@ def cross_validate(
     count = len(request.models)
     values = tuple(sorted(set(grid)))
     total = torch.zeros(len(values) + 1, count, dtype=torch.float64)
+    weighted = torch.zeros(len(values) + 1, dtype=torch.float64)
     for half in (0, 1):
         with ExitStack() as opened:
             ours, theirs = (opened.enter_context(MergeInputs(_on_half(request, part))) for part in (half, 1 - half))
-            total += _one_direction(ours, theirs, setting, values, progress) / 2
-    weights = torch.tensor([model.weight for model in request.models], dtype=torch.float64)
-    *risks, start = (total @ weights).tolist()
+            losses, weights = _one_direction(ours, theirs, setting, values, progress)
+            total += losses / 2
+            weighted += losses @ weights / 2
+    *risks, start = weighted.tolist()
     tasks = {model.name: tuple(total[:-1, index].tolist()) for index, model in enumerate(request.models)}
     return StrengthCurve(setting, values, tuple(risks), tasks, start)
 
@@ -148,15 +152,17 @@ def _on_half(request: MergeRequest, half: int) -> MergeRequest:
 
 def _one_direction(
     ours: MergeInputs, theirs: MergeInputs, setting: Strength, values: Sequence[float], progress: Progress
-) -> Tensor:
-    """Held-out losses [values + 1, m] of solves with our curvature, by theirs; the last row is the start's."""
+) -> tuple[Tensor, Tensor]:
+    """Held-out losses [values + 1, m] of solves with our curvature, by theirs, the start's last; and weights [m]."""
     plan = make_plan(ours)
     groups = [group for group in plan.groups if group.systems[0].rule in LOSS_RULES] or list(plan.groups)
     if not groups:
         raise RequestError("cross-validation: no parameter has curvature in the metadata of both halves of every model")
     pool = ElementwisePool(ours, plan, progress)
     device = resolve_device(ours.request.device)
-    solving = GroupLoader(ours, store_indexes(ours), pool.for_start, device)
+    stores = store_indexes(ours)
+    balance = balance_of(stores, groups)
+    solving = GroupLoader(ours, stores, pool.for_start, device, balance)
     judging = GroupLoader(theirs, store_indexes(theirs), pool.for_start, device)
     for inputs in (ours, theirs):
         check_fingerprints(inputs, progress)
@@ -165,7 +171,8 @@ def _one_direction(
     for group in groups:
         total += _group_losses(group, solving, judging, setting, values)
         progress.advance(len(group.systems))
-    return total
+    weights = balance.weights(groups[0].systems[0], [model.weight for model in ours.request.models])
+    return total, torch.tensor(weights, dtype=torch.float64)
 
 
 def _group_losses(

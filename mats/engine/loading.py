@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mats.engine.balance import Balance
 from mats.engine.coverage import StoreIndex, Term
 from mats.engine.inputs import MergeInputs
 from mats.engine.layout import to_canonical
@@ -49,6 +50,7 @@ class GroupLoader:
         stores: the manifests, in the order of the models; empty where no group reads statistics.
         start_of: a settings' prepared start merge.
         device: where the problem is built.
+        balance: by what each model's curvature is multiplied; nothing where it is left out.
     """
 
     def __init__(
@@ -57,11 +59,13 @@ class GroupLoader:
         stores: Sequence[StoreIndex],
         start_of: Callable[[System], ElementwiseMerge],
         device: torch.device,
+        balance: Balance | None = None,
     ) -> None:
         self.inputs = inputs
         self.stores = stores
         self.start_of = start_of
         self.device = device
+        self.balance = balance or Balance()
         self.weights = [model.weight for model in inputs.request.models]
 
     def on(self, device: torch.device) -> GroupLoader:
@@ -145,17 +149,17 @@ class GroupLoader:
         return system.stored(matrix, lambda name: self.inputs.infos[name].shape)[system.names[place]]
 
     def quadratic(self, group: Group, dtype: torch.dtype) -> Quadratic:
-        """The curvatures C_i of a group and the models' weights λ_i."""
+        """The curvatures C_i of a group and the models' weights λ_i, balanced where the settings say so."""
         if not group.on_disk:
             return self._of_models(group, dtype, range(len(self.weights)))
-        return PerModelQuadratic(lambda index: self._of_models(group, dtype, [index]), self.weights)
+        return PerModelQuadratic(lambda index: self._of_models(group, dtype, [index]), self._weights_of(group))
 
     def _of_models(self, group: Group, dtype: torch.dtype, models: Sequence[int]) -> Quadratic:
         """The same of some of the models."""
         first = group.systems[0]
         if first.rule == "identity":
             shape = (len(group.systems), *first.shape)
-            return IdentityQuadratic(self._weights_of(models), shape, device=self.device, dtype=dtype)
+            return IdentityQuadratic(self._weights_of(group, models), shape, device=self.device, dtype=dtype)
         if first.rule == "diagonal":
             return self._diagonal(group, dtype, models)
         if first.rule == "block":
@@ -163,8 +167,9 @@ class GroupLoader:
         terms = [self._term(group, number, dtype, models) for number in range(len(first.terms))]
         return terms[0] if len(terms) == 1 else SumQuadratic(terms)
 
-    def _weights_of(self, models: Sequence[int]) -> list[float]:
-        return [self.weights[index] for index in models]
+    def _weights_of(self, group: Group, models: Sequence[int] | None = None) -> list[float]:
+        weights = self.balance.weights(group.systems[0], self.weights)
+        return weights if models is None else [weights[index] for index in models]
 
     def _parameter_sum(self, statistic: str, name: str, index: int) -> Tensor:
         store = self.stores[index]
@@ -186,7 +191,7 @@ class GroupLoader:
                 self._check_numel(f"diagonal/{system.weight}", store, total.numel(), system)
                 diagonal = fisher_diagonal(total, store.store.examples, system.settings)
                 self._put(stack[place, position], diagonal.reshape(system.shape))
-        return DiagonalQuadratic(stack, self._weights_of(models))
+        return DiagonalQuadratic(stack, self._weights_of(group, models))
 
     def _block(self, group: Group, dtype: torch.dtype, models: Sequence[int]) -> Quadratic:
         size = group.systems[0].shape[1]
@@ -197,7 +202,7 @@ class GroupLoader:
                 store, total = self.stores[index], self._parameter_sum("block", system.weight, index)
                 self._check_numel(f"block/{system.weight}", store, total.shape[-1], system)
                 self._put(stack[place, position], block_matrix(total, store.store.examples, system.settings))
-        return KroneckerQuadratic(None, stack, self._weights_of(models), shape=(systems, 1, size))
+        return KroneckerQuadratic(None, stack, self._weights_of(group, models), shape=(systems, 1, size))
 
     def _check_numel(self, key: str, store: StoreIndex, received: int, system: System) -> None:
         expected = system.shape[0] * system.shape[1]
@@ -221,7 +226,7 @@ class GroupLoader:
                     self._put(left[place, position], left_factor)
         if swapped:
             left, right = right, left  # type: ignore[assignment]
-        return KroneckerQuadratic(left, right, self._weights_of(models), shape=(systems, *first.shape))
+        return KroneckerQuadratic(left, right, self._weights_of(group, models), shape=(systems, *first.shape))
 
     def _empty_right(
         self, models: int, systems: int, size: int, diagonal: bool, swapped: bool, dtype: torch.dtype

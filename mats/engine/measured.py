@@ -33,9 +33,6 @@ CURVATURES: dict[Quantity, tuple[Curvature, ...]] = {
 }
 """What each quantity is made of; what none of them covers is left out."""
 
-LOSS_RULES = frozenset(CURVATURES["loss"]) - {"init"}
-"""Curvatures whose quadratic is a loss."""
-
 
 @contextmanager
 def measured(request: MergeRequest, quantity: Quantity | None) -> Iterator[tuple[MergeInputs, MergePlan, Quantity]]:

@@ -18,7 +18,9 @@ from mats.checkpoints.vocabulary_chat import chosen_template, write_template
 from mats.engine.adapter_output import AdapterOutput, LowRankWriter
 from mats.engine.adapters import merge_sums
 from mats.engine.auto_scale import AutoScales, scales_for
+from mats.engine.balance import Balance, balance_of
 from mats.engine.belonging import check_fingerprints
+from mats.engine.coverage import StoreIndex
 from mats.engine.cross_validation import StrengthCurve, choose_strength
 from mats.engine.describing import build_report, build_run_info, describe_plan, write_recipe
 from mats.engine.devices import resolve_device
@@ -97,6 +99,7 @@ def _merge(
             progress.note(line)
         fingerprints = processes.first_says(lambda: check_fingerprints(inputs, progress))
         scales = processes.first_says(lambda: scales_for(inputs, plan, progress))
+        balance = processes.first_says(lambda: balance_of(_stores(inputs), plan.groups))
         report: dict[str, Any] = {}
         path = request.output
         with (
@@ -104,13 +107,17 @@ def _merge(
             _open_snapshots(inputs, plan, writer, processes) as snapshots,
         ):
             with discarded_if_hopeless(writer, also=snapshots.discard):
-                _do(inputs, plan, scales, writer, snapshots, progress, processes)
+                _do(inputs, plan, scales, balance, writer, snapshots, progress, processes)
                 processes.barrier()
                 if processes.is_first:
                     _join(writer, snapshots, processes)
                     report = build_report(inputs, plan, dict(writer.notes), fingerprints)
-                    report |= _told(inputs, report["notes"], scales, curve, adapter)
-                    report |= _notes_on_memory(report)
+                    report |= _told(inputs, report["notes"], scales, curve, balance, adapter)
+                    report["notes"] = [
+                        *report["notes"],
+                        *balance.notes(inputs.model_names),
+                        *made_do_notes(report["layers"]),
+                    ]
                     write_companions(inputs, writer.folder, report, build_run_info(request, started), adapter)
                     snapshots.finish(report)
             if processes.is_first:
@@ -132,19 +139,16 @@ def _told(
     notes: list[str],
     scales: AutoScales | None,
     curve: StrengthCurve | None,
+    balance: Balance,
     adapter: AdapterOutput | None,
 ) -> dict[str, Any]:
-    """What the report says beside tensors: scales and strengths that were chosen, and how an adapter was made."""
+    """What the report says beside tensors: what was found for this merge, and how an adapter was made."""
     return {
         **({} if scales is None else scales.told(notes, list(inputs.model_names))),
         **({} if curve is None else {"cross_validation": curve.told()}),
+        **balance.told(inputs.model_names),
         **({} if adapter is None else adapter.told()),
     }
-
-
-def _notes_on_memory(report: dict[str, Any]) -> dict[str, Any]:
-    """The report with a note on what was solved in smaller batches than planned."""
-    return {"notes": [*report["notes"], *made_do_notes(report["layers"])]}
 
 
 def open_writer(inputs: MergeInputs, plan: MergePlan, adapter: AdapterOutput | None, part: int = 0) -> CheckpointWriter:
@@ -171,6 +175,7 @@ def _do(
     inputs: MergeInputs,
     plan: MergePlan,
     scales: AutoScales | None,
+    balance: Balance,
     writer: CheckpointWriter,
     snapshots: Snapshots,
     progress: Progress,
@@ -181,9 +186,13 @@ def _do(
     pool = ElementwisePool(inputs, plan, progress, None if scales is None else scales.for_plan(plan))
     with one_thread():
         stream_tensors(inputs, share.streamed, pool, writer, progress, processes)
-    stores = store_indexes(inputs) if inputs.opened_stores else []
-    loader = GroupLoader(inputs, stores, pool.for_start, resolve_device(inputs.request.device))
+    loader = GroupLoader(inputs, _stores(inputs), pool.for_start, resolve_device(inputs.request.device), balance)
     solve_groups(inputs, share.groups, loader, writer, snapshots, progress, processes=processes)
+
+
+def _stores(inputs: MergeInputs) -> list[StoreIndex]:
+    """The manifests of the models, where the plan has opened their stores."""
+    return store_indexes(inputs) if inputs.opened_stores else []
 
 
 def write_companions(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from mats.engine.auto_scale import scales_for
+from mats.engine.balance import balance_of
 from mats.engine.belonging import check_fingerprints
 from mats.engine.cross_validation import choose_strength
 from mats.engine.devices import resolve_device
@@ -66,7 +67,8 @@ def load_systems(request: MergeRequest, patterns: Sequence[str], progress: Progr
         scales = scales_for(inputs, plan, progress)
         pool = ElementwisePool(inputs, plan, progress, None if scales is None else scales.for_plan(plan))
         stores = store_indexes(inputs) if inputs.opened_stores else []
-        loader = GroupLoader(inputs, stores, pool.for_start, resolve_device(request.device))
+        balance = balance_of(stores, plan.groups)
+        loader = GroupLoader(inputs, stores, pool.for_start, resolve_device(request.device), balance)
         groups = []
         for group in chosen:
             wanted = {name: inputs.infos[name].shape for name in group.names}

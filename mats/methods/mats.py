@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from mats.methods.quadratic import DAMPING, Curvature, QuadraticSettings
+from mats.methods.quadratic import DAMPING, SCALING, Curvature, QuadraticSettings, Scaling
 from mats.methods.start import StartSettings
 from mats.methods.tsv_m import TsvMSettings
 
@@ -27,6 +27,7 @@ class MatsSettings(QuadraticSettings):
         ge=0,
         description="μ ÷ Σ_i λ_i mean diagonal of C_i: a pull toward the start, alike in all directions; default 0.",
     )
+    scaling: Scaling = Field(default="balanced", description=f"{SCALING}; default balanced.")
     fallback: tuple[Curvature, ...] = Field(
         default=("kfac", "input_gram", "block", "diagonal", "init"),
         description="Default kfac, input_gram, block, diagonal, init.",

@@ -30,9 +30,19 @@ STATISTICS_OF: dict[str, tuple[str, ...]] = {
 }
 """The statistics of the store that each curvature reads."""
 
+LOSS_RULES = frozenset({"kfac", "block", "diagonal"})
+"""Curvatures whose quadratic is a loss, in nats."""
+
 DAMPING = (
     "Factored damping, ≥ 0: every A_i and G_i gets this times its mean diagonal added, as a pull toward the start "
     "(Martens and Grosse 2015, 6.3); curvature of one factor is anchored by it"
+)
+
+Scaling = Literal["examples", "tokens", "unit", "balanced"]
+SCALING = (
+    "examples: C_i is a mean over examples (K-FAC: A·G ÷ (N·T)); tokens: A and G each ÷ their own tokens, as "
+    "published; unit: as examples, then mean diagonal 1; balanced: as examples, then all models' to the same trace, "
+    "summed over all that is solved"
 )
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -119,13 +129,7 @@ class QuadraticSettings(MethodSettingsBase):
         gt=0,
         description="Longest move from the start, in distances of the farthest model, > 0; default: no bound.",
     )
-    scaling: Literal["examples", "tokens", "unit"] = Field(
-        default="examples",
-        description=(
-            "examples: C_i is a mean over examples (K-FAC: A·G ÷ (N·T)); tokens: A and G each ÷ their own tokens, as "
-            "published; unit: as examples, then mean diagonal 1; default examples."
-        ),
-    )
+    scaling: Scaling = Field(default="examples", description=f"{SCALING}; default examples.")
     shrinkage: Union[Share, Literal["ledoit_wolf", "oas"], None] = Field(  # noqa: UP007
         default=None,
         description="Pull of A and G toward scaled identity: a share in [0, 1], ledoit_wolf or oas; default none.",

@@ -1,13 +1,15 @@
 """From the store's sums to C_i: the divisors, and the published off-diagonal scale. Pure functions of numbers.
 
 A store holds sums: A_sum = Σ a aᵀ over the T_a real rows at a site, G_sum = Σ δ δᵀ over the T_g rows of a layer, both
-over N examples. Three scalings make a curvature of them:
+over N examples. Four scalings make a curvature of them:
 
 * `examples` (the K-FAC block): C = (1/N) · G_sum ⊗ (A_sum / T_a), a mean over examples; that is
   (T/N) · E[δδᵀ] ⊗ E[aaᵀ] with T rows, and A_sum · G_sum ÷ (N · T). An input Gram alone, a diagonal, a block: sums ÷ N.
 * `tokens` (as published): A_sum / T_a and G_sum / T_g, each a mean over its own rows; the ratio T/N is dropped, and so
   models with long targets weigh less than by `examples`. A diagonal or block: sums ÷ N, as published too.
 * `unit`: mean diagonal 1, whatever was measured.
+* `balanced`: as `examples`; the one factor that then gives each model the same trace over the whole merge takes all of
+  its layers, and comes with its weight λ_i.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ from torch import Tensor
 
 from mats.errors import RequestError
 
-Scaling = Literal["examples", "tokens", "unit"]
+Scaling = Literal["examples", "tokens", "unit", "balanced"]
 
-SCALINGS: tuple[Scaling, ...] = ("examples", "tokens", "unit")
+SCALINGS: tuple[Scaling, ...] = ("examples", "tokens", "unit", "balanced")
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def kronecker_scales(
         RequestError: an unknown scaling, or a count that is not positive.
     """
     _check(scaling, examples=examples, input_rows=input_rows, output_rows=output_rows)
-    if scaling == "examples":
+    if scaling in ("examples", "balanced"):
         return Scales(left=1.0 / examples, right=1.0 / input_rows)
     if scaling == "tokens":
         return Scales(left=1.0 / output_rows, right=1.0 / input_rows)
@@ -84,7 +86,7 @@ def gram_scale(scaling: Scaling, *, examples: float, rows: float, mean_diagonal:
     _check(scaling, examples=examples, rows=rows)
     if scaling == "unit":
         return _reciprocal(mean_diagonal)
-    return 1.0 / (examples if scaling == "examples" else rows)
+    return 1.0 / (rows if scaling == "tokens" else examples)
 
 
 def example_scale(scaling: Scaling, *, examples: float, mean_diagonal: float = math.nan) -> float:

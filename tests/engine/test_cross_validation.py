@@ -42,12 +42,20 @@ def halves(data: list) -> list[list[np.ndarray]]:
     return found
 
 
-def test_the_curve_is_that_of_dense_solves(tmp_path: Path) -> None:
-    request, data = linear_request(tmp_path)
+def evened(curvatures: list[np.ndarray]) -> list[float]:
+    """λ_i b_i: the weights, and factors that give every curvature the mean trace."""
+    traces = [float(np.trace(curvature)) for curvature in curvatures]
+    return [weight * np.mean(traces) / trace for weight, trace in zip(WEIGHTS, traces, strict=True)]
+
+
+@pytest.mark.parametrize("scaling", ["examples", "balanced"])
+def test_the_curve_is_that_of_dense_solves(tmp_path: Path, scaling: str) -> None:
+    request, data = linear_request(tmp_path, scaling=scaling)
     grid = (0.0, 0.01, 0.3, 10.0)
     found = cross_validate(request, "anchor", grid=grid)
     curvatures, targets = halves(data), [solution(*task) for task in data]
     start = engine_oracle.average(targets, WEIGHTS)
+    weights_of = [WEIGHTS if scaling == "examples" else evened(half) for half in curvatures]
 
     def risk(weights: np.ndarray, held_out: list[np.ndarray]) -> list[float]:
         moves = [(weights - target).ravel() for target in targets]
@@ -55,19 +63,22 @@ def test_the_curve_is_that_of_dense_solves(tmp_path: Path) -> None:
 
     for position, value in enumerate(grid):
         directions = [
-            risk(engine_oracle.anchored(curvatures[a], targets, start, WEIGHTS, value), curvatures[1 - a])
+            risk(engine_oracle.anchored(curvatures[a], targets, start, weights_of[a], value), curvatures[1 - a])
             for a in (0, 1)
         ]
         tasks = np.mean(directions, axis=0)
+        expected = np.mean([np.dot(directions[a], weights_of[a]) for a in (0, 1)])
         assert [found.tasks[f"task{task}"][position] for task in (0, 1)] == pytest.approx(tasks, rel=1e-6)
-        assert found.risks[position] == pytest.approx(np.dot(tasks, WEIGHTS), rel=1e-6)
+        assert found.risks[position] == pytest.approx(expected, rel=1e-6)
         # control: judged by the half that was solved with, the risk is another one
         same = [
-            risk(engine_oracle.anchored(curvatures[a], targets, start, WEIGHTS, value), curvatures[a]) for a in (0, 1)
+            risk(engine_oracle.anchored(curvatures[a], targets, start, weights_of[a], value), curvatures[a])
+            for a in (0, 1)
         ]
-        assert value == 10.0 or abs(np.dot(np.mean(same, axis=0), WEIGHTS) / found.risks[position] - 1) > 0.02
-    at_start = np.mean([risk(start, half) for half in curvatures], axis=0)
-    assert found.start == pytest.approx(np.dot(at_start, WEIGHTS), rel=1e-6)
+        judged = np.mean([np.dot(same[a], weights_of[a]) for a in (0, 1)])
+        assert value == 10.0 or abs(judged / found.risks[position] - 1) > 0.02
+    at_start = np.mean([np.dot(risk(start, curvatures[1 - a]), weights_of[a]) for a in (0, 1)])
+    assert found.start == pytest.approx(at_start, rel=1e-6)
     assert found.chosen == grid[int(np.argmin(found.risks))]
 
 

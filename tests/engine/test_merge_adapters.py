@@ -61,7 +61,11 @@ def test_block_fisher_of_adapters(tmp_path: Path) -> None:
         ModelInput(f"task{i}", str(a), 1.0 + i, s) for i, (a, s) in enumerate(zip(adapters, stores, strict=True))
     )
     settings = MatsSettings(
-        init=TaskArithmeticSettings(scale=0.2), solver=SolverChoice(precision="float64"), anchor=0.05, damping=0.0
+        init=TaskArithmeticSettings(scale=0.2),
+        solver=SolverChoice(precision="float64"),
+        anchor=0.05,
+        damping=0.0,
+        scaling="examples",
     )
     request = MergeRequest(models, settings, tmp_path / "out", base=str(tmp_path / "base"), device="cpu")
     report = merge(request).report

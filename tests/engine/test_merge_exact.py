@@ -29,6 +29,9 @@ pytestmark = pytest.mark.usefixtures("light_report")
 WEIGHTS = (1.0, 2.5, 0.5)
 # The oracle's system: a pull that is the same in all directions. Factored damping has its own in tests/test_solving.py.
 ANCHORED: dict[str, Any] = {"init": TaskArithmeticSettings(scale=0.3), "anchor": 0.1, "damping": 0.0}
+ANCHORED |= {
+    "scaling": "examples"
+}  # with λ_i alone; what `balanced` multiplies them by has its own, in test_balance.py
 EXACT = SolverChoice(name="auto", tolerance=1e-7, max_iterations=2000, precision="float64")
 
 

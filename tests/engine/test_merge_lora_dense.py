@@ -116,7 +116,7 @@ def test_kfac_on_the_densified_update_with_an_adapter_out(tmp_path: Path) -> Non
     """Solved as whole models, cut in the metric of ΣG ⊗ ΣA: nearer there than the plain truncation, farther else."""
     base = make_base(tmp_path)
     folders = {name: make_lora(tmp_path, name, seed) for seed, name in enumerate("ab")}
-    method = MatsSettings(init=TaskArithmeticSettings(scale=0.5), solver=EXACT, anchor=0.1)
+    method = MatsSettings(init=TaskArithmeticSettings(scale=0.5), solver=EXACT, anchor=0.1, scaling="examples")
     request = request_of(folders, [1.0, 2.0], tmp_path / "out", method, {"rank": 2, "damping": 0.0}, base=str(base))
     request = with_stores(tmp_path, folders, request)
     changes, report = both_ways(request, tmp_path)

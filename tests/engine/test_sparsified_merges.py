@@ -266,7 +266,7 @@ def test_the_plan_and_the_report_say_so(bert: Family, tmp_path: Path) -> None:
     dense = plan_merge(request(bert, tmp_path / "out", "mats", None))
     assert dense.peak_bytes < plan_merge(wanted).peak_bytes
     report = merge(wanted).report
-    assert report["notes"][-2:] == list(notes)
+    assert [note for note in report["notes"] if not note.startswith("curvature balanced")][-2:] == list(notes)
     assert report["models"][0]["sparsify"]["drop"] == 0.6
     assert report["models"][0]["fingerprint"]  # of the dense model, which was measured
     assert report["recipe"]["models"][0]["sparsify"]["seed"] == 3

@@ -54,7 +54,7 @@ def test_published_methods_read_statistics_of_the_models_own_weights() -> None:
 def test_every_way_of_measuring_is_named_once() -> None:
     assert measurements(ROWS) == [(), FISHER_CURVATURE, (OWN_WEIGHTS,)]
     assert measurements(row for row in ROWS if row.needs == "nothing") == []  # proxies among them
-    assert len(measurements(VARIANTS)) == 5  # four positions, and sampled labels
+    assert len(measurements(VARIANTS)) == 6  # four positions, sampled labels, fewer examples
     assert len(measurements(DIGITS_VARIANTS)) == 4
 
 
@@ -66,9 +66,11 @@ def test_variants_change_one_thing_at_a_time_and_one_is_the_default(recipe: Path
         position = found.curvature.model_copy(update={"position": default.curvature.position})
         if found.merge == default.merge and position == default.curvature:
             same.append(variant.name)
-    assert same == [f"position {position}, damping 0.1, from tsv_m" for position in ("0.3", "0.5", "0.7", "1")]
-    assert len({variant.name for variant in VARIANTS}) == 8
-    assert len({variant.name for variant in DIGITS_VARIANTS}) == 8
+    assert same == [
+        f"position {position}, damping 0.1, from tsv_m, balanced" for position in ("0.3", "0.5", "0.7", "1")
+    ]
+    assert len({variant.name for variant in VARIANTS}) == 11
+    assert len({variant.name for variant in DIGITS_VARIANTS}) == 10
 
 
 def test_a_quick_look_has_few_settings_and_every_kind_of_metadata() -> None:

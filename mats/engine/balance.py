@@ -1,0 +1,121 @@
+"""`scaling: balanced`: every model's curvature multiplied by one number, so that all have the same trace.
+
+The trace of a Fisher information is the expected squared gradient of its task: how steeply the loss answers to a change
+of the weights, alike in all directions. Tasks differ in it severalfold, by their numbers of classes and by how sure
+their models are, and the system would serve the steep ones first. With λ_i b_i instead of λ_i they count alike:
+
+    b_i = t̄ ÷ t_i        t_i = Σ tr C_i over the systems of the merge,  t̄ = mean of the t_i
+
+Curvatures that measure unlike things (a loss, output errors) are balanced each among themselves. Traces are taken of
+the stores' sums as they are, from their diagonals alone; neither shrinkage nor the off-diagonal factor changes them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from mats.engine.coverage import StoreIndex, Term
+from mats.engine.plan import Group, System
+from mats.methods.quadratic import LOSS_RULES
+
+
+@dataclass(frozen=True)
+class Balance:
+    """The factors of one merge.
+
+    Attributes:
+        factors: what curvatures measure ("loss", or the rule's own name) → b_i, in the order of the models.
+    """
+
+    factors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def weights(self, system: System, model_weights: Sequence[float]) -> list[float]:
+        """λ_i b_i for this system; λ_i where it is not balanced."""
+        factors = self.factors.get(_measure(system)) if _is_balanced(system) else None
+        if factors is None:
+            return list(model_weights)
+        return [weight * factor for weight, factor in zip(model_weights, factors, strict=True)]
+
+    def told(self, models: Sequence[str]) -> dict[str, Any]:
+        """As plain data, for report.json; empty where nothing was balanced."""
+        entry = {what: dict(zip(models, factors, strict=True)) for what, factors in self.factors.items()}
+        return {"balance": entry} if entry else {}
+
+    def notes(self, models: Sequence[str]) -> list[str]:
+        """The same for people, a line for each kind of curvature."""
+        return [
+            f"curvature balanced ({what.replace('_', ' ')}), factors: "
+            + ", ".join(f"{model} {factor:.3g}" for model, factor in zip(models, factors, strict=True))
+            for what, factors in self.factors.items()
+        ]
+
+
+def balance_of(stores: Sequence[StoreIndex], groups: Sequence[Group]) -> Balance:
+    """The factors for all systems of a merge; a model whose trace is zero keeps its weight.
+
+    Raises:
+        StoreCorrupt, NonFiniteStatistic: from the stores.
+    """
+    traces: dict[str, list[float]] = {}
+    readers = [_Traces(store) for store in stores]
+    for system in _balanced(groups):
+        found = traces.setdefault(_measure(system), [0.0] * len(stores))
+        for index, reader in enumerate(readers):
+            found[index] += reader.of(system)
+    return Balance({what: balanced(found) for what, found in traces.items()})
+
+
+def balanced(traces: Sequence[float]) -> tuple[float, ...]:
+    """b_i = t̄ ÷ t_i over the traces above zero, and 1 for the others."""
+    positive = [trace for trace in traces if trace > 0]
+    mean = math.fsum(positive) / max(len(positive), 1)  # exact, so that the order of the models has no say
+    return tuple(mean / trace if trace > 0 else 1.0 for trace in traces)
+
+
+def _balanced(groups: Iterable[Group]) -> Iterable[System]:
+    return (system for group in groups for system in group.systems if _is_balanced(system))
+
+
+def _is_balanced(system: System) -> bool:
+    return system.settings.scaling == "balanced" and system.rule != "identity"
+
+
+def _measure(system: System) -> str:
+    return "loss" if system.rule in LOSS_RULES else system.rule
+
+
+class _Traces:
+    """Traces of one model's curvature, each sum read once."""
+
+    def __init__(self, index: StoreIndex) -> None:
+        self.index = index
+        self._diagonals: dict[str, torch.Tensor] = {}
+
+    def of(self, system: System) -> float:
+        """Tr C_i, a mean over examples."""
+        examples = self.index.store.examples
+        if system.terms:
+            return sum(self._of_layer(term, system.sides_of(term)) for term in system.terms) / examples
+        name = self.index.parameters.get(system.weight, system.weight)
+        return float(self._diagonal(f"{system.rule}/{name}").sum(dtype=torch.float64)) / examples
+
+    def _of_layer(self, term: Term, sides: tuple[int, int]) -> float:
+        """Tr A · tr G ÷ T of one layer, or tr A · out where it has no G: sums over examples."""
+        site = self.index.site_of[term.layer]
+        inputs = self._diagonal(f"input_gram/{site}")
+        trace = float((inputs if term.counts else inputs[: sides[1]]).sum(dtype=torch.float64))
+        if not term.output:
+            return trace * sides[0]
+        rows = self.index.store.tokens("site", site)
+        outputs = float(self._diagonal(f"output_gram/{term.layer}").sum(dtype=torch.float64))
+        return trace * outputs / rows if rows > 0 else 0.0
+
+    def _diagonal(self, key: str) -> torch.Tensor:
+        if key not in self._diagonals:
+            self._diagonals[key] = self.index.store.diagonal(key)
+        return self._diagonals[key]
