@@ -119,7 +119,9 @@ class Study:
         space = self.workspace(seed)
         overrides = [*row.overrides, *(space.proxies(row.proxy, progress) if row.proxy else ())]
         question = {"recipe": space.resolved(overrides), "refresh": row.refresh, **self._asked(scorer)}
-        if row.needs != "nothing":  # the recipe leaves open where the models stand while they are measured
+        if row.needs == "nothing":
+            del question["recipe"]["curvature"]  # how others are measured does not touch it
+        else:  # the recipe leaves open where the models stand while they are measured
             question["stores"] = space.stores(overrides)
         path = space.folder / "scores" / f"{row.file_name}-{scorer.split}.json"
         return remembered(

@@ -62,10 +62,13 @@ def done(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
         assert overwrite == any(".measured_on=" in part for part in overrides)  # other weights each time
         log["measured"].append((self.seed, tuple(overrides)))
 
+    def resolved(_: Workspace, overrides: Sequence[str]) -> dict[str, Any]:
+        return {"overrides": list(overrides), "curvature": {"examples": log.get("examples", 1000)}}
+
     monkeypatch.setattr(Workspace, "merge", merge)
     monkeypatch.setattr(Workspace, "measure", measure)
     monkeypatch.setattr(Workspace, "write_recipe", lambda self: None)
-    monkeypatch.setattr(Workspace, "resolved", lambda self, overrides: {"overrides": list(overrides)})
+    monkeypatch.setattr(Workspace, "resolved", resolved)
     monkeypatch.setattr(Workspace, "stores", lambda self, overrides: ["a store"])
     monkeypatch.setattr(Workspace, "proxies", lambda self, kind, _: [f"models.one.metadata={kind}"])
     monkeypatch.setattr(study_module, "base_folder", lambda home: home / "base")
@@ -125,6 +128,16 @@ def test_an_answer_to_other_metrics_or_other_stores_is_not_taken(
     accurate.score(0, ROWS[0], scorer, Silent())
     question = json.loads(path.with_name("method-average-tuning.json").read_text())["question"]
     assert question == {"recipe": {"overrides": ["merge.method=average"]}, "refresh": 0, "limit": 300}
+
+
+def test_other_metadata_make_no_answer_stale_that_needs_none(done: dict[str, list[Any]], tmp_path: Path) -> None:
+    study = a_study(tmp_path, (0,))
+    scorer = study.scorer("tuning")
+    for _ in range(2):
+        for row in (ROWS[0], MATS):
+            study.score(0, row, scorer, Silent())
+        done["examples"] = 400  # type: ignore[assignment]
+    assert done["merged"] == [["merge.method=average"], ["merge.method=mats"], ["merge.method=mats"]]
 
 
 def test_outcomes_are_in_the_order_of_the_file_with_gold_before_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
