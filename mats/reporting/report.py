@@ -125,6 +125,7 @@ class Report(TypedDict):
     not_floating: NotRequired[list[str]]  # names taken from the base because they are not floating point
     scales: NotRequired[dict[str, Any]]  # automatic task-vector scales: {minimise, overall, layers}
     adapters: NotRequired[dict[str, Any]]  # how LoRA updates were put together: `combine`, `rank`, `metric` …
+    balance: NotRequired[dict[str, dict[str, float]]]  # what curvatures measure → model → its factor
     cross_validation: NotRequired[dict[str, Any]]  # {setting, chosen, values, risks, tasks, start}
     notes: NotRequired[list[str]]  # what a user should know, one sentence each
 

@@ -32,7 +32,7 @@ POINTS_AND_MERGES = {
     "position": (18, 18),
     "scales_mats_paper": (33, 33),
     "scales_ties_paper": (28, 28),
-    "scaling": (9, 9),
+    "scaling": (12, 12),
     "shrinkage": (14, 14),
     "ties_scales": (79, 79),
     "ties_scales_ia3": (79, 79),
