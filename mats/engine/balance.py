@@ -24,6 +24,10 @@ from mats.engine.plan import Group, System
 from mats.methods.quadratic import LOSS_RULES
 
 
+VANISHING = 1e-30
+"""Part of the largest trace below which one counts as zero: there is nothing in it that could be scaled up."""
+
+
 @dataclass(frozen=True)
 class Balance:
     """The factors of one merge.
@@ -56,7 +60,7 @@ class Balance:
 
 
 def balance_of(stores: Sequence[StoreIndex], groups: Sequence[Group]) -> Balance:
-    """The factors for all systems of a merge; a model whose trace is zero keeps its weight.
+    """The factors for all systems of a merge; a model whose trace vanishes keeps its weight.
 
     Raises:
         StoreCorrupt, NonFiniteStatistic: from the stores.
@@ -71,10 +75,11 @@ def balance_of(stores: Sequence[StoreIndex], groups: Sequence[Group]) -> Balance
 
 
 def balanced(traces: Sequence[float]) -> tuple[float, ...]:
-    """b_i = t̄ ÷ t_i over the traces above zero, and 1 for the others."""
-    positive = [trace for trace in traces if trace > 0]
-    mean = math.fsum(positive) / max(len(positive), 1)  # exact, so that the order of the models has no say
-    return tuple(mean / trace if trace > 0 else 1.0 for trace in traces)
+    """b_i = t̄ ÷ t_i over the traces that do not vanish beside the largest, and 1 for the others."""
+    least = VANISHING * max((trace for trace in traces if trace > 0), default=0.0)
+    counted = [trace for trace in traces if trace > least]
+    mean = math.fsum(counted) / max(len(counted), 1)  # exact, so that the order of the models has no say
+    return tuple(mean / trace if trace > least else 1.0 for trace in traces)
 
 
 def _balanced(groups: Iterable[Group]) -> Iterable[System]:
