@@ -23,7 +23,6 @@ from mats.engine.coverage import StoreIndex, Term
 from mats.engine.plan import Group, System
 from mats.methods.quadratic import LOSS_RULES
 
-
 VANISHING = 1e-30
 """Part of the largest trace below which one counts as zero: there is nothing in it that could be scaled up."""
 
