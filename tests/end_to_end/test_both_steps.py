@@ -125,7 +125,7 @@ def merged(
     }
 
 
-SETTINGS = MatsSettings(init=BaseSettings(), anchor=ANCHOR, damping=0.0, solver=SOLVER)
+SETTINGS = MatsSettings(init=BaseSettings(), anchor=ANCHOR, damping=0.0, scaling="examples", solver=SOLVER)
 
 
 def errors(

@@ -27,7 +27,7 @@ from mats.recipes.schema import Recipe
 from mats.recipes.scoring import evaluation_settings, recipe_scorings, run_scorings
 from mats.store import open_store
 
-METHOD = {"method": "mats", "init": "average", "anchor": 0.05, "damping": 0.0}
+METHOD = {"method": "mats", "init": "average", "anchor": 0.05, "damping": 0.0, "scaling": "examples"}
 SOLVER = {"solver": {"name": "pcg", "tolerance": 1e-9, "max_iterations": 2000, "precision": "float64"}}
 LAYER = "bert.encoder.layer.1.output.dense"
 
