@@ -21,7 +21,9 @@ import torch
 
 from mats.engine.coverage import StoreIndex, Term
 from mats.engine.plan import Group, System
+from mats.methods.grams import GramSums, kronecker_factors
 from mats.methods.quadratic import LOSS_RULES
+from mats.quadratics.scaling import example_scale
 
 VANISHING = 1e-30
 """Part of the largest trace below which one counts as zero: there is nothing in it that could be scaled up."""
@@ -101,25 +103,26 @@ class _Traces:
         self._diagonals: dict[str, torch.Tensor] = {}
 
     def of(self, system: System) -> float:
-        """Tr C_i, a mean over examples."""
-        examples = self.index.store.examples
+        """Tr C_i."""
         if system.terms:
-            return sum(self._of_layer(term, system.sides_of(term)) for term in system.terms) / examples
+            return sum(self._of_layer(system, term) for term in system.terms)
         name = self.index.parameters.get(system.weight, system.weight)
-        return float(self._diagonal(f"{system.rule}/{name}").sum(dtype=torch.float64)) / examples
+        scale = example_scale(system.settings.scaling, examples=self.index.store.examples)
+        return float(self._diagonal(f"{system.rule}/{name}").sum()) * scale
 
-    def _of_layer(self, term: Term, sides: tuple[int, int]) -> float:
-        """Tr A · tr G ÷ T of one layer, or tr A · out where it has no G: sums over examples."""
-        site = self.index.site_of[term.layer]
-        inputs = self._diagonal(f"input_gram/{site}")
-        trace = float((inputs if term.counts else inputs[: sides[1]]).sum(dtype=torch.float64))
-        if not term.output:
-            return trace * sides[0]
-        rows = self.index.store.tokens("site", site)
-        outputs = float(self._diagonal(f"output_gram/{term.layer}").sum(dtype=torch.float64))
-        return trace * outputs / rows if rows > 0 else 0.0
+    def _of_layer(self, system: System, term: Term) -> float:
+        """Tr A · tr G of one layer, or tr A · out where it has no G: diagonals alone, divided as in the solve."""
+        store, site = self.index.store, self.index.site_of[term.layer]
+        outs, ins = system.sides_of(term)
+        diagonal = self._diagonal(f"input_gram/{site}")
+        inputs = GramSums(diagonal if term.counts else diagonal[:ins], store.tokens("site", site))
+        outputs = None
+        if term.output:
+            outputs = GramSums(self._diagonal(f"output_gram/{term.layer}"), store.tokens("layer", term.layer))
+        right, left = kronecker_factors(inputs, outputs, store.examples, system.settings)
+        return float(right.sum()) * (outs if left is None else float(left.sum()))
 
     def _diagonal(self, key: str) -> torch.Tensor:
         if key not in self._diagonals:
-            self._diagonals[key] = self.index.store.diagonal(key)
+            self._diagonals[key] = self.index.store.diagonal(key).double()
         return self._diagonals[key]

@@ -22,13 +22,13 @@ from mats.engine.streaming import ElementwisePool
 from mats.errors import RequestError
 from mats.methods.average import AverageSettings
 from mats.methods.mats import MatsSettings
-from mats.methods.quadratic import Curvature
+from mats.methods.quadratic import LOSS_RULES, Curvature
 from mats.progress import Silent
 
 Quantity = Literal["loss", "output_error"]
 
 CURVATURES: dict[Quantity, tuple[Curvature, ...]] = {
-    "loss": ("kfac", "block", "diagonal", "init"),
+    "loss": (*LOSS_RULES, "init"),
     "output_error": ("input_gram", "init"),
 }
 """What each quantity is made of; what none of them covers is left out."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,7 +31,7 @@ from mats.engine.fitting import made_do_notes
 from mats.engine.identity import merge_identity
 from mats.engine.inputs import MergeInputs
 from mats.engine.loading import GroupLoader
-from mats.engine.plan import MergePlan, make_plan, store_indexes
+from mats.engine.plan import MergePlan, make_plan, read_indexes
 from mats.engine.processes import Processes, together
 from mats.engine.request import MergeRequest
 from mats.engine.shares import own_device, share_of, written_together
@@ -99,7 +100,8 @@ def _merge(
             progress.note(line)
         fingerprints = processes.first_says(lambda: check_fingerprints(inputs, progress))
         scales = processes.first_says(lambda: scales_for(inputs, plan, progress))
-        balance = processes.first_says(lambda: balance_of(_stores(inputs), plan.groups))
+        stores = read_indexes(inputs)
+        balance = processes.first_says(lambda: balance_of(stores, plan.groups))
         report: dict[str, Any] = {}
         path = request.output
         with (
@@ -107,7 +109,7 @@ def _merge(
             _open_snapshots(inputs, plan, writer, processes) as snapshots,
         ):
             with discarded_if_hopeless(writer, also=snapshots.discard):
-                _do(inputs, plan, scales, balance, writer, snapshots, progress, processes)
+                _do(inputs, plan, stores, scales, balance, writer, snapshots, progress, processes)
                 processes.barrier()
                 if processes.is_first:
                     _join(writer, snapshots, processes)
@@ -174,6 +176,7 @@ def _open_snapshots(inputs: MergeInputs, plan: MergePlan, writer: CheckpointWrit
 def _do(
     inputs: MergeInputs,
     plan: MergePlan,
+    stores: Sequence[StoreIndex],
     scales: AutoScales | None,
     balance: Balance,
     writer: CheckpointWriter,
@@ -186,13 +189,8 @@ def _do(
     pool = ElementwisePool(inputs, plan, progress, None if scales is None else scales.for_plan(plan))
     with one_thread():
         stream_tensors(inputs, share.streamed, pool, writer, progress, processes)
-    loader = GroupLoader(inputs, _stores(inputs), pool.for_start, resolve_device(inputs.request.device), balance)
+    loader = GroupLoader(inputs, stores, pool.for_start, resolve_device(inputs.request.device), balance)
     solve_groups(inputs, share.groups, loader, writer, snapshots, progress, processes=processes)
-
-
-def _stores(inputs: MergeInputs) -> list[StoreIndex]:
-    """The manifests of the models, where the plan has opened their stores."""
-    return store_indexes(inputs) if inputs.opened_stores else []
 
 
 def write_companions(

@@ -151,6 +151,15 @@ def store_indexes(inputs: MergeInputs) -> list[StoreIndex]:
     return indexes
 
 
+def read_indexes(inputs: MergeInputs) -> list[StoreIndex]:
+    """The same after planning; empty where the plan reads no metadata.
+
+    Raises:
+        RequestError: as `store_indexes`.
+    """
+    return store_indexes(inputs) if inputs.opened_stores else []
+
+
 def _decide(
     inputs: MergeInputs, chosen: dict[str, MethodSettings | AssignedSettings], stores: Sequence[StoreIndex]
 ) -> tuple[list[Streamed], list[System]]:

@@ -16,7 +16,7 @@ from mats.engine.cross_validation import choose_strength
 from mats.engine.devices import resolve_device
 from mats.engine.inputs import MergeInputs
 from mats.engine.loading import GroupLoader, GroupProblem
-from mats.engine.plan import Group, MergePlan, System, make_plan, store_indexes
+from mats.engine.plan import Group, MergePlan, System, make_plan, read_indexes
 from mats.engine.request import MergeRequest
 from mats.engine.solving import solver_settings
 from mats.engine.streaming import ElementwisePool
@@ -66,7 +66,7 @@ def load_systems(request: MergeRequest, patterns: Sequence[str], progress: Progr
         check_fingerprints(inputs, progress)
         scales = scales_for(inputs, plan, progress)
         pool = ElementwisePool(inputs, plan, progress, None if scales is None else scales.for_plan(plan))
-        stores = store_indexes(inputs) if inputs.opened_stores else []
+        stores = read_indexes(inputs)
         balance = balance_of(stores, plan.groups)
         loader = GroupLoader(inputs, stores, pool.for_start, resolve_device(request.device), balance)
         groups = []

@@ -30,15 +30,15 @@ STATISTICS_OF: dict[str, tuple[str, ...]] = {
 }
 """The statistics of the store that each curvature reads."""
 
-LOSS_RULES = frozenset({"kfac", "block", "diagonal"})
-"""Curvatures whose quadratic is a loss, in nats."""
+LOSS_RULES: tuple[Curvature, ...] = ("kfac", "block", "diagonal")
+"""Curvatures whose quadratic is a loss, in nats; an input Gram measures output error, in other units."""
 
 DAMPING = (
     "Factored damping, ≥ 0: every A_i and G_i gets this times its mean diagonal added, as a pull toward the start "
     "(Martens and Grosse 2015, 6.3); curvature of one factor is anchored by it"
 )
 
-Scaling = Literal["examples", "tokens", "unit", "balanced"]
+Scaling = Literal["examples", "tokens", "unit", "balanced"]  # as in mats.quadratics.scaling, without loading torch
 SCALING = (
     "examples: C_i is a mean over examples (K-FAC: A·G ÷ (N·T)); tokens: A and G each ÷ their own tokens, as "
     "published; unit: as examples, then mean diagonal 1; balanced: as examples, then all models' to the same trace, "

@@ -6,10 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mats.methods.quadratic import LOSS_RULES
 from mats.reporting.report import LayerEntry, Report
-
-LOSS_RULES = ("kfac", "block", "diagonal")
-"""Rules whose quadratic is a second-order loss; RegMean's `input_gram` measures output error, in other units."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ def solved_layers(report: Report) -> list[LayerEntry]:
     return [layer for layer in report["layers"] if layer.get("loss_after")]
 
 
-def loss_totals(report: Report, rules: tuple[str, ...] | None = None) -> list[LossTotal]:
+def loss_totals(report: Report, rules: Sequence[str] | None = None) -> list[LossTotal]:
     """Each model's summed quadratic before → after, over layers of the given rules (None: all), models in order."""
     layers = [layer for layer in solved_layers(report) if rules is None or layer["rule"] in rules]
     return totals_of(layers, [entry["name"] for entry in report["models"]])
