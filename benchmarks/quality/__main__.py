@@ -1,7 +1,7 @@
 """The quality benchmark: real tasks, a real pretrained encoder, every method, the tasks' own heads.
 
     python benchmarks/quality --data FOLDER              everything: train, measure, merge, score, write the table
-    python benchmarks/quality --data FOLDER --quick      one seed, few examples, to see that it runs
+    python benchmarks/quality --data FOLDER --quick      one seed, four tasks, few examples, to see that it runs
     python benchmarks/quality --data FOLDER ablation     which setting of `mats` should be its default
     python benchmarks/quality --data FOLDER digits       the same question where specialists pull apart
 
@@ -28,7 +28,7 @@ from page import write_page
 from prediction import rank
 from rows import QUICK_ROWS, ROWS
 from study import Study
-from tasks import FULL, QUICK, TASK_SETS, Task
+from tasks import FULL, QUICK, QUICK_TASKS, TASK_SETS, Task
 from transformers.utils import logging
 
 from mats.cli.progress_display import progress_display
@@ -41,7 +41,10 @@ TrackOption = Annotated[str, typer.Option("--track", help="How models are fine-t
 SeedsOption = Annotated[str, typer.Option("--seeds", help="Seeds of the individual models, as 0,1,2.")]
 HomeOption = Annotated[Path, typer.Option("--home", help="Where everything is kept.")]
 QuickOption = Annotated[
-    bool, typer.Option("--quick", help="To see that it runs: one seed, few examples, few settings, no slow merges.")
+    bool,
+    typer.Option(
+        "--quick", help="To see that it runs: one seed, four tasks, few examples and settings, no slow merges."
+    ),
 ]
 
 
@@ -67,7 +70,7 @@ def run(
     encoder.register()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    tasks = TASK_SETS[task_set] if only is None else _chosen(TASK_SETS[task_set], only.split(","))
+    tasks = _chosen(TASK_SETS[task_set], only, quick=quick)
     kept = tuple(row for row in ROWS if (slow or not row.slow) and (refresh or not row.refresh))
     study = Study(
         home / (f"{task_set}-quick" if quick else task_set),
@@ -87,12 +90,15 @@ def run(
     write_page(path, None if quick else Path("docs/quality.md"))
 
 
-def _chosen(tasks: tuple[Task, ...], names: list[str]) -> tuple[Task, ...]:
-    """The tasks of these names, in the order of the set.
+def _chosen(tasks: tuple[Task, ...], only: str | None, *, quick: bool) -> tuple[Task, ...]:
+    """The tasks named in `only`, in the order of the set; where it is None all of them, a quick look the first few.
 
     Raises:
         typer.BadParameter: the set has no task of a name.
     """
+    if only is None:
+        return tasks[:QUICK_TASKS] if quick else tasks
+    names = only.split(",")
     for name in names:
         if name not in {task.name for task in tasks}:
             known = ", ".join(task.name for task in tasks)

@@ -52,6 +52,7 @@ class Sizes:
 
 FULL = Sizes()
 QUICK = Sizes(training=320, metadata=100, tuning=100, test=150)
+QUICK_TASKS = 4  # of the set: what a merge or a store takes grows with them, however few the examples
 
 TASK_SETS: dict[str, tuple[Task, ...]] = {
     "first": (
