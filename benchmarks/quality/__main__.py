@@ -28,7 +28,7 @@ from page import write_page
 from prediction import rank
 from rows import QUICK_ROWS, ROWS
 from study import Study
-from tasks import FULL, QUICK, QUICK_TASKS, TASK_SETS, Task
+from tasks import FULL, QUICK, TASK_SETS, chosen_tasks
 from transformers.utils import logging
 
 from mats.cli.progress_display import progress_display
@@ -70,7 +70,7 @@ def run(
     encoder.register()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    tasks = _chosen(TASK_SETS[task_set], only, quick=quick)
+    tasks = chosen_tasks(TASK_SETS[task_set], only, quick=quick)
     kept = tuple(row for row in ROWS if (slow or not row.slow) and (refresh or not row.refresh))
     study = Study(
         home / (f"{task_set}-quick" if quick else task_set),
@@ -88,22 +88,6 @@ def run(
     with progress_display(as_json=False) as progress:
         path = study.report(results / f"{name}.json", progress, joint=joint and track == "full" and not quick)
     write_page(path, None if quick else Path("docs/quality.md"))
-
-
-def _chosen(tasks: tuple[Task, ...], only: str | None, *, quick: bool) -> tuple[Task, ...]:
-    """The tasks named in `only`, in the order of the set; where it is None all of them, a quick look the first few.
-
-    Raises:
-        typer.BadParameter: the set has no task of a name.
-    """
-    if only is None:
-        return tasks[:QUICK_TASKS] if quick else tasks
-    names = only.split(",")
-    for name in names:
-        if name not in {task.name for task in tasks}:
-            known = ", ".join(task.name for task in tasks)
-            raise typer.BadParameter(f"--tasks {name}: not in the set; one of {known} would be right")
-    return tuple(task for task in tasks if task.name in names)
 
 
 @app.command()

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import typer
+
 from mats.data import DatasetSpec, parse_spec
 from mats.errors import DataError
 
@@ -71,6 +73,22 @@ TASK_SETS: dict[str, tuple[Task, ...]] = {
         Task("boolq", epochs=6, train=1700),
     ),
 }
+
+
+def chosen_tasks(tasks: tuple[Task, ...], only: str | None, *, quick: bool) -> tuple[Task, ...]:
+    """The tasks named in `only`, in the order of the set; where it is None all of them, a quick look the first few.
+
+    Raises:
+        typer.BadParameter: the set has no task of a name.
+    """
+    if only is None:
+        return tasks[:QUICK_TASKS] if quick else tasks
+    names = only.split(",")
+    for name in names:
+        if name not in {task.name for task in tasks}:
+            known = ", ".join(task.name for task in tasks)
+            raise typer.BadParameter(f"--tasks {name}: not in the set; one of {known} would be right")
+    return tuple(task for task in tasks if task.name in names)
 
 
 def load_task(task: Task, data: Path) -> DatasetSpec:
