@@ -58,7 +58,8 @@ class CollectionRequest:
         head: The head to put on a merged body that keeps several; default: see `measured_on`, else the folder's own.
         position: Where the model stands while it is measured, on the line from its base (0) to its own weights (1).
         heads: Where `position` is below 1: patterns of the parameters that stay its own, being a head that is not
-            merged; (): what transformers calls a head; None: there is none, everything moves.
+            merged; (): what transformers calls a head; None: everything moves, heads too, because they are merged. A
+            head moved toward one that was never trained (a base's random one) measures another task.
     """
 
     model: str
@@ -84,7 +85,7 @@ class CollectionRequest:
     measured_on: str | None = None
     head: str | None = None
     position: float = 1.0
-    heads: tuple[str, ...] | None = None
+    heads: tuple[str, ...] | None = ()
 
     def __post_init__(self) -> None:
         """Check what needs no file.

@@ -64,11 +64,21 @@ def same_sums(one: Path, other: Path) -> bool:
     return all(torch.allclose(first.read(key), second.read(key), rtol=1e-4, atol=1e-6) for key in first)
 
 
-@pytest.mark.parametrize(("heads", "kept"), [(None, None), ((), HEAD), (("classifier.bias",), "classifier.bias")])
+@pytest.mark.parametrize(
+    ("heads", "kept"),
+    [
+        ({"heads": None}, None),
+        ({}, HEAD),
+        ({"heads": ()}, HEAD),
+        ({"heads": ("classifier.bias",)}, "classifier.bias"),
+    ],
+)
 @pytest.mark.parametrize("position", [0.0, 0.5, 0.8])
-def test_moved_is_as_moved_by_hand(world: Path, tmp_path: Path, position: float, heads: Any, kept: Any) -> None:
+def test_moved_is_as_moved_by_hand(
+    world: Path, tmp_path: Path, position: float, heads: dict[str, Any], kept: Any
+) -> None:
     moved = by_hand(world / "base", world / "vit", tmp_path / "moved", position, kept)
-    line = vit_request(world, base=str(world / "base"), root=tmp_path / "line", position=position, heads=heads)
+    line = vit_request(world, base=str(world / "base"), root=tmp_path / "line", position=position, **heads)
     expected = save_metadata(vit_request(world, model=str(moved), root=tmp_path / "hand"))
     assert same_sums(save_metadata(line), expected)
     elsewhere = replace(line, position=0.65, root=tmp_path / "elsewhere")
@@ -98,7 +108,7 @@ def test_what_the_base_lacks_stays_and_is_told(world: Path, tmp_path: Path) -> N
     tensors["classifier.weight"] = torch.zeros(5, tensors["classifier.weight"].shape[1])
     del tensors["classifier.bias"]
     save_file(tensors, base / "model.safetensors", {"format": "pt"})
-    request = vit_request(world, base=str(base), root=tmp_path / "line", position=0.5)
+    request = vit_request(world, base=str(base), root=tmp_path / "line", position=0.5, heads=None)
     moved = by_hand(base, world / "vit", tmp_path / "moved", 0.5)
     told = [line for line in plan_save_metadata(request).lines() if "own weights" in line or "of the way" in line]
     assert told[0] == "measured at 0.5 of the way from the base to the model"
