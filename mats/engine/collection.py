@@ -30,7 +30,7 @@ from mats.data import Batch, Example, check_labels_fit, load_processor, make_bat
 from mats.engine.between import move_toward_base_
 from mats.engine.collection_memory import MemoryPlan, plan_memory
 from mats.engine.collection_passes import Run, run_passes
-from mats.engine.collection_placement import check_all_here, device_for, home_of, spread
+from mats.engine.collection_placement import check_all_here, home_of, spread
 from mats.engine.collection_plan import SavePlan
 from mats.engine.collection_request import (
     CollectionRequest,
@@ -39,7 +39,7 @@ from mats.engine.collection_request import (
     estimator_of,
     select_examples,
 )
-from mats.engine.devices import resolve_device, resolve_dtype
+from mats.engine.devices import device_of_process, resolve_device, resolve_dtype
 from mats.engine.memory import peak_memory
 from mats.engine.processes import Processes, together
 from mats.errors import OutOfSpace, OutputExists, RequestError, StoreCorrupt
@@ -212,7 +212,7 @@ def _is_complete(work: Work) -> bool:
 def _load(work: Work, checkpoint: Checkpoint, processes: Processes) -> Loaded:
     """The model on its device, its batches, and the plan made from the first one."""
     request = work.request
-    spec, device = request.dataset, device_for(request, processes)
+    spec, device = request.dataset, device_of_process(request.device, processes)
     processor = load_processor(checkpoint.path, spec, fallback=work.model.base)
     batches = make_batches(work.examples, spec, processor, request.batch_size, by_length=True)
     module = load_model(

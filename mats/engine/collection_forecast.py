@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mats.checkpoints.classes import model_class
 from mats.curvature.outline import LayerOutline, Outline, outline
 from mats.curvature.plan import Item, partitions
 from mats.curvature.settings import CollectionSettings
@@ -213,11 +214,10 @@ def _configuration(config: str | Path | Any) -> Any:
 
 def _build(configuration: Any, dtype: str) -> nn.Module:
     """The model without its weights, of the class that its configuration names."""
-    import transformers
     from transformers.initialization import no_init_weights
 
     name = next(iter(getattr(configuration, "architectures", None) or ()), None)
-    family = getattr(transformers, str(name), None)
+    family = model_class(str(name))
     if family is None:
         raise RequestError(
             f"{type(configuration).__name__}: architectures: {name!r} is no class of transformers; a configuration "

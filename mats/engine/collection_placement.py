@@ -11,24 +11,10 @@ from torch import nn
 from mats.curvature.accumulators import BesideTheLayer, Home, InHostMemory, OnDisk
 from mats.engine.collection_memory import available_memory
 from mats.engine.collection_request import CollectionRequest
-from mats.engine.devices import resolve_device
-from mats.engine.processes import Processes
 from mats.errors import OutOfSpace, RequestError
 
 HEADROOM = 0.9  # of the free memory may be planned with
 WORKING_FOLDER = "accumulators"
-
-
-def device_for(request: CollectionRequest, processes: Processes) -> torch.device:
-    """The device of this process: `auto` and `cuda` are the GPU of its own number where there are several processes.
-
-    Raises:
-        RequestError: the device is not here, or fewer GPUs than processes on this machine.
-    """
-    device = resolve_device(request.device)
-    if processes.count == 1 or device.type != "cuda" or device.index is not None:
-        return device
-    return resolve_device(f"cuda:{processes.local_rank}")
 
 
 def spread(module: nn.Module, request: CollectionRequest) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from mats.engine.processes import Processes
 from mats.errors import RequestError
 
 DTYPES = {
@@ -29,6 +30,26 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise RequestError(f"device: {name!r} is not here ({torch.cuda.device_count()} CUDA devices); use cpu or auto")
     return device
+
+
+def device_of_process(name: str, processes: Processes, *, in_turn: bool = False) -> torch.device:
+    """The device of this process: of several GPUs the one of its own number on this machine.
+
+    A GPU that is asked for by number is taken by all.
+
+    Args:
+        name: As for `resolve_device`.
+        processes: Those that work together.
+        in_turn: Whether more processes than GPUs share them in turn, rather than being refused.
+
+    Raises:
+        RequestError: the device is not here, or fewer GPUs than processes on this machine and not `in_turn`.
+    """
+    device = resolve_device(name)
+    if processes.count == 1 or device.type != "cuda" or device.index is not None:
+        return device
+    number = processes.local_rank
+    return resolve_device(f"cuda:{number % torch.cuda.device_count() if in_turn else number}")
 
 
 def resolve_dtype(name: str | None) -> torch.dtype | None:

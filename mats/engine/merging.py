@@ -24,7 +24,7 @@ from mats.engine.belonging import check_fingerprints
 from mats.engine.coverage import StoreIndex
 from mats.engine.cross_validation import StrengthCurve, choose_strength
 from mats.engine.describing import build_report, build_run_info, describe_plan, write_recipe
-from mats.engine.devices import resolve_device
+from mats.engine.devices import device_of_process, resolve_device
 from mats.engine.discarding import HOPELESS as HOPELESS
 from mats.engine.discarding import discarded_if_hopeless
 from mats.engine.fitting import made_do_notes
@@ -34,7 +34,7 @@ from mats.engine.loading import GroupLoader
 from mats.engine.plan import MergePlan, make_plan, read_indexes
 from mats.engine.processes import Processes, together
 from mats.engine.request import MergeRequest
-from mats.engine.shares import own_device, share_of, written_together
+from mats.engine.shares import share_of, written_together
 from mats.engine.snapshots import Snapshots
 from mats.engine.solving import solve_groups, unconverged
 from mats.engine.streaming import ElementwisePool, stream_tensors
@@ -89,7 +89,7 @@ def _merge(
     request: MergeRequest, progress: Progress, processes: Processes, started: float
 ) -> tuple[Path, dict[str, Any]]:
     """Plan, work, and in the first process publish; the output's path and its report, in all of them."""
-    request = replace(request, device=own_device(request.device, processes))
+    request = replace(request, device=str(device_of_process(request.device, processes, in_turn=True)))
     chosen, curve = processes.first_says(lambda: choose_strength(request, progress))
     request = replace(chosen, device=request.device)
     with MergeInputs(request) as inputs, ExitStack() as stack:

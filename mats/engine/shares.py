@@ -12,10 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
-
 from mats.checkpoints import CheckpointWriter
-from mats.engine.devices import resolve_device
 from mats.engine.fused_parts import split_part
 from mats.engine.group_plan import in_order
 from mats.engine.inputs import MergeInputs
@@ -92,14 +89,3 @@ def written_together(processes: Processes, make: Callable[[int], Writer]) -> Wri
         writer = make(processes.rank)
         writer.adopt(held)
     return writer
-
-
-def own_device(name: str, processes: Processes) -> str:
-    """The device of this process: of several GPUs the one that its number on this machine names, in turn.
-
-    A GPU that is asked for by number is taken by all.
-    """
-    device = resolve_device(name)
-    if processes.count == 1 or device.type != "cuda" or device.index is not None:
-        return name
-    return f"cuda:{processes.local_rank % torch.cuda.device_count()}"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mats.checkpoints import Checkpoint
-from mats.checkpoints.loading import AUTO_CLASSES
+from mats.checkpoints.classes import model_class
 from mats.checkpoints.renaming import names_in_files
 from mats.curvature.rules import layer_rule
 from mats.errors import RequestError
@@ -74,16 +74,11 @@ def _configuration(checkpoint: Checkpoint, config: dict[str, Any]) -> Any:
 
 
 def _class_of(checkpoint: Checkpoint, wanted: str) -> Any:
-    """The class of that name: of transformers, or one that was registered with its Auto classes."""
     import transformers
 
-    if (found := getattr(transformers, wanted, None)) is not None:
-        return found
-    for auto in ("AutoModel", *dict.fromkeys(AUTO_CLASSES.values())):
-        registered = getattr(transformers, auto)._model_mapping._extra_content.values()
-        if (found := next((each for each in registered if each.__name__ == wanted), None)) is not None:
-            return found
-    raise RequestError(f"{checkpoint.path}: transformers {transformers.__version__} has no class {wanted}")
+    if (found := model_class(wanted)) is None:
+        raise RequestError(f"{checkpoint.path}: transformers {transformers.__version__} has no class {wanted}")
+    return found
 
 
 def _names(module: nn.Module, checkpoint: Checkpoint) -> dict[str, str]:

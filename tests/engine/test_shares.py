@@ -18,10 +18,11 @@ from light_reports import write_light_report
 
 from mats.checkpoints import CheckpointWriter, TensorInfo
 from mats.engine import Group, MergeRequest, Rule, Streamed, merge, merging, plan_merge
+from mats.engine.devices import device_of_process
 from mats.engine.inputs import MergeInputs
 from mats.engine.processes import Processes
-from mats.engine.shares import Share, _dealt, own_device, share_of
-from mats.errors import MatsError, NonFiniteWeights, WorkFailed
+from mats.engine.shares import Share, _dealt, share_of
+from mats.errors import MatsError, NonFiniteWeights, RequestError, WorkFailed
 from mats.methods import AverageSettings, MatsSettings, SolverChoice, TiesSettings
 
 CPU = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
@@ -168,10 +169,10 @@ def test_gpus_are_taken_in_turn_and_one_that_is_named_by_all(monkeypatch: pytest
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     third = rank(2, 4)
     third.local_rank = 3
-    assert [own_device(name, third) for name in ("auto", "cuda", "cuda:0", "cpu")] == [
-        "cuda:1",
-        "cuda:1",
-        "cuda:0",
-        "cpu",
-    ]
-    assert own_device("auto", rank(0, 1)) == "auto"
+    in_turn = [str(device_of_process(name, third, in_turn=True)) for name in ("auto", "cuda", "cuda:0", "cpu")]
+    assert in_turn == ["cuda:1", "cuda:1", "cuda:0", "cpu"]
+    with pytest.raises(RequestError, match="'cuda:3' is not here"):
+        device_of_process("auto", third)
+    third.local_rank = 1
+    assert str(device_of_process("auto", third)) == "cuda:1"
+    assert device_of_process("auto", rank(0, 1)).index is None
