@@ -79,6 +79,18 @@ class Judged:
     certainly_hidden: list[float]
 
 
+def hard_settings(strength: Strength, solver: str, precision: str, tolerance: float) -> SolverSettings:
+    """What a case is solved with: one solver and precision at one strength, with iterations to spare."""
+    return SolverSettings(
+        name=solver,  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
+        anchor=strength.anchor,
+        damping=strength.damping,
+        tolerance=tolerance,
+        max_iterations=1000,
+    )
+
+
 def solve_hard(case: HardCase, strength: Strength, settings: SolverSettings) -> Judged:
     """Solve a case by the product, and judge the answer densely."""
     solution = solve_quadratic(case.quadratic, case.targets, case.start, settings)

@@ -8,9 +8,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
 
-from hard_systems import HARD_CASES, STRENGTHS, HardCase, solve_hard
-
-from mats.solvers import SolverSettings
+from hard_systems import HARD_CASES, STRENGTHS, HardCase, hard_settings, solve_hard
 
 TOLERANCE = 1e-5
 CHOICES = (
@@ -35,15 +33,7 @@ def measure() -> list[dict[str, Any]]:
 
 def _line(name: str, case: HardCase, strength: str, solver: str, precision: str) -> dict[str, Any]:
     asked = STRENGTHS[strength]
-    settings = SolverSettings(
-        name=solver,  # type: ignore[arg-type]
-        precision=precision,  # type: ignore[arg-type]
-        anchor=asked.anchor,
-        damping=asked.damping,
-        tolerance=TOLERANCE,
-        max_iterations=1000,
-    )
-    judged = solve_hard(case, asked, settings)
+    judged = solve_hard(case, asked, hard_settings(asked, solver, precision, TOLERANCE))
     distances = [distance for distance in judged.distances if distance is not None]
     told = [certificate.null_share for certificate in judged.certificates if certificate.null_share is not None]
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hard_systems import HARD_CASES, STRENGTHS, HardCase, Judged, solve_hard
+from hard_systems import HARD_CASES, STRENGTHS, HardCase, Judged, hard_settings, solve_hard
 
 from mats.solvers import SolverSettings, StopReason
 
@@ -30,15 +30,7 @@ def solved(
     case: HardCase, strength: str, solver: str, precision: str = "float32", tolerance: float = TOLERANCE
 ) -> Judged:
     asked = STRENGTHS[strength]
-    settings = SolverSettings(
-        name=solver,  # type: ignore[arg-type]
-        precision=precision,  # type: ignore[arg-type]
-        anchor=asked.anchor,
-        damping=asked.damping,
-        tolerance=tolerance,
-        max_iterations=1000,
-    )
-    return solve_hard(case, asked, settings)
+    return solve_hard(case, asked, hard_settings(asked, solver, precision, tolerance))
 
 
 @by_solver
